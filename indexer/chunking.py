@@ -1,0 +1,155 @@
+"""Documents cut into chunks along headings, paragraphs and sentences, with exact offsets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from indexer.corpus import Document
+
+CHUNKING_VERSION = 1
+"""Raised when the same document would now be cut differently, so that a sync cuts everything again."""
+
+CountTokens = Callable[[str], int]
+Fits = Callable[[int, int], bool]
+
+_MAX_CHARACTERS_PER_TOKEN = 12
+"""A tokenizer may count a word of any length as one unknown token; a prompt would still pay for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The chunk `document.text[start:end]`; `heading` is the path of headings above it, joined by ` > `."""
+
+    start: int
+    end: int
+    heading: str
+
+
+def chunk(document: Document, count_tokens: CountTokens, max_tokens: int) -> list[Span]:
+    """Cut `document` into ordered, disjoint spans of at most `max_tokens`, none of which crosses a heading.
+
+    Headings are kept as the path of what follows, not as text; only a heading with nothing below it becomes a
+    chunk itself. Every other visible character is in exactly one chunk.
+    """
+    text = document.text
+
+    def fits(start: int, end: int) -> bool:
+        length = end - start
+        return (
+            length <= max_tokens * _MAX_CHARACTERS_PER_TOKEN and count_tokens(text[start:end]) <= max_tokens
+        )
+
+    spans: list[Span] = []
+    for heading, blocks in _sections(document):
+        pieces = (piece for start, end in blocks for piece in _split(text, start, end, fits))
+        spans += [Span(start, end, heading) for start, end in _merge(pieces, fits)]
+    return spans
+
+
+def embedding_text(document: Document, span: Span) -> str:
+    """What is embedded for a chunk: its text below its title and headings, which often name the subject."""
+    context = " > ".join(part for part in (document.title, span.heading) if part)
+    return f"{context}\n{document.text[span.start : span.end]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    level: int
+    title: str
+
+
+def _sections(document: Document) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Heading path and paragraphs (as offsets) of each section that has any."""
+    path: list[_Heading] = []
+    blocks: list[tuple[int, int]] = []
+    unfilled: tuple[int, int] | None = None
+    for start, end, heading in _blocks(document.text):
+        if heading is None:
+            blocks.append((start, end))
+            unfilled = None
+            continue
+        if blocks:
+            yield _joined(path, document), blocks
+            blocks = []
+        elif unfilled and heading.level <= path[-1].level:
+            yield _joined(path[:-1], document), [unfilled]
+        unfilled = (start, end)
+        path = [*(above for above in path if above.level < heading.level), heading]
+    if blocks:
+        yield _joined(path, document), blocks
+    elif unfilled:
+        yield _joined(path[:-1], document), [unfilled]
+
+
+def _joined(path: Iterable[_Heading], document: Document) -> str:
+    return " > ".join(heading.title for heading in path if heading.title != document.title)
+
+
+_HEADING = re.compile(r"(#{1,6})[ \t]+(\S.*?)[ \t]*#*[ \t]*")
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int, _Heading | None]]:
+    """Offsets of each heading line, and of each run of other lines up to a blank line or heading."""
+    start = end = position = 0
+    fenced = False
+    for line in text.splitlines(keepends=True):
+        content = line.strip()
+        heading = None if fenced else _HEADING.fullmatch(line.rstrip())
+        if start < end and (heading or not content):
+            yield start, end, None
+            start = end
+        if content:
+            first, last = position + len(line) - len(line.lstrip()), position + len(line.rstrip())
+            if heading:
+                yield first, last, _Heading(len(heading[1]), heading[2])
+                start = end = last
+            else:
+                start, end = (start if start < end else first), last
+        if content.startswith(("```", "~~~")):
+            fenced = not fenced  # a `#` line in a code block is a comment
+        position += len(line)
+    if start < end:
+        yield start, end, None
+
+
+_BOUNDARIES = (
+    re.compile(r"(\n\s*)"),
+    re.compile(r"(?:(?<=[.!?…])[\"')\]]*(?=\s)|(?<=[。！？]))(\s*+)(?![a-z])"),  # noqa: RUF001
+    re.compile(r"(\s+)"),
+)
+"""Where a paragraph may be cut, best first: between lines, sentences, words. Group 1 is the gap."""
+
+
+def _split(text: str, start: int, end: int, fits: Fits) -> Iterator[tuple[int, int]]:
+    """Halve a span at the best boundary near its middle until the parts fit; a lone character always does."""
+    if end - start <= 1 or fits(start, end):
+        yield start, end
+        return
+    left_end, right_start = _cut(text, start, end)
+    yield from _split(text, start, left_end, fits)
+    yield from _split(text, right_start, end, fits)
+
+
+def _cut(text: str, start: int, end: int) -> tuple[int, int]:
+    """End of the left part and start of the right one; white space between belongs to neither."""
+    middle = (start + end) // 2
+    for boundary in _BOUNDARIES:
+        gaps = (match.span(1) for match in boundary.finditer(text, start, end))
+        inside = [gap for gap in gaps if start < gap[0] and gap[1] < end]
+        if inside:
+            left_end, right_start = min(inside, key=lambda gap: abs(gap[0] - middle))
+            return start + len(text[start:left_end].rstrip()), right_start
+    return middle, middle
+
+
+def _merge(pieces: Iterable[tuple[int, int]], fits: Fits) -> list[tuple[int, int]]:
+    """Join neighbours, in order, for as long as the result fits."""
+    merged: list[tuple[int, int]] = []
+    for start, end in pieces:
+        if merged and fits(merged[-1][0], end):
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,67 @@
+"""What `openbook index` and its sub-commands do and print."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from indexer.config import IndexConfig, ModelConfig, Workspace
+from indexer.encoding import load_encoder
+from indexer.retriever import Index
+from indexer.sync import sync
+from indexer.verify import verify
+
+_EXCERPT_CHARACTERS = 200
+
+
+def index_sync(workspace: Workspace, settings: IndexConfig, model: ModelConfig, as_json: bool) -> None:
+    """Make the index equal the configured documents and say what that took."""
+    documents = workspace.resolve(settings.documents)
+    report = sync(workspace, documents, load_encoder(model.encoder), settings.chunk_tokens)
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    click.echo(
+        f"documents: {report.added} added, {report.changed} changed, {report.removed} removed, "
+        f"{report.unchanged} unchanged"
+    )
+    click.echo(
+        f"chunks: {report.chunks}, {report.chunks_embedded} of them embedded now "
+        f"({report.seconds:.1f} s, generation {report.generation})"
+    )
+    for document_id, reason in report.skipped:
+        click.echo(f"skipped {document_id}: {reason}", err=True)
+
+
+def index_verify(workspace: Workspace, as_json: bool) -> None:
+    """Check that all parts of the index agree; raises `IndexDamaged` if they do not."""
+    report = verify(workspace)
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+    else:
+        click.echo(
+            f"generation {report.generation}: {report.documents} documents and {report.chunks} chunks, "
+            "the same in SQLite, full text and FAISS"
+        )
+
+
+def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, as_json: bool) -> None:
+    """Show the chunks that a route with retrieval would be given for `query`."""
+    hits = Index.open(workspace, load_encoder(model.encoder)).retriever().search([query], k)[0]
+    if as_json:
+        click.echo(json.dumps([asdict(hit) for hit in hits]))
+        return
+    for number, hit in enumerate(hits, start=1):
+        chunk = hit.chunk
+        found_by = ", ".join(
+            f"{name} {score:.2f}"
+            for name, score in (("dense", hit.dense), ("bm25", hit.bm25))
+            if score is not None
+        )
+        click.echo(f"[{number}] {chunk.title} ({chunk.document_id}, {chunk.start}-{chunk.end}; {found_by})")
+        if chunk.heading:
+            click.echo(f"    {chunk.heading}")
+        text = " ".join(chunk.text.split())
+        click.echo(f"    {text[:_EXCERPT_CHARACTERS]}{'...' if len(text) > _EXCERPT_CHARACTERS else ''}")

@@ -1,0 +1,69 @@
+"""The `[model]` and `[index]` sections of openbook.toml, and the workspace folder they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelConfig(BaseModel):
+    """Which models to use: `bundled:NAME`, a Hugging Face id, or a local folder (safetensors only)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str = "bundled:smollm2-135m-instruct"
+    encoder: str = "bundled:all-minilm-l6-v2"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class IndexConfig(BaseModel):
+    """What is indexed and how it is cut and searched."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    documents: Path = Path("documents")
+    chunk_tokens: int = Field(default=160, ge=32, le=2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A folder with `openbook.toml` and `.openbook/`; every other path of openbook is derived here."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The settings."""
+        return self.root / "openbook.toml"
+
+    @property
+    def data(self) -> Path:
+        """What cannot be rebuilt: adapters, evaluations, documents put through the API."""
+        return self.root / ".openbook" / "data"
+
+    @property
+    def cache(self) -> Path:
+        """What can be rebuilt from `data` and the documents."""
+        return self.root / ".openbook" / "cache"
+
+    @property
+    def database(self) -> Path:
+        """The index."""
+        return self.data / "index.sqlite"
+
+    @property
+    def adapters(self) -> Path:
+        """The registry of adapters."""
+        return self.data / "adapters"
+
+    @property
+    def evaluations(self) -> Path:
+        """One folder for each evaluation."""
+        return self.data / "evaluations"
+
+    def resolve(self, path: Path) -> Path:
+        """`path` as given if absolute, otherwise relative to the workspace (not to the current folder)."""
+        return path if path.is_absolute() else self.root / path

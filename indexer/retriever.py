@@ -1,0 +1,135 @@
+"""Searching the index: dense and keyword results fused, one consistent generation at a time."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from indexer.config import Workspace
+from indexer.corpus import Document
+from indexer.database import IndexMissing, open_published
+from indexer.encoding import CachedQueries, Encoder
+from indexer.snapshot import Chunk, Snapshot
+from indexer.vectors import VectorIndex, open_vectors
+
+_DENSE_WEIGHT = 0.7
+"""Share of the dense score in the fused one; the rest is BM25's. See docs/decisions/0002-score-fusion.md."""
+
+_TINY = 1e-9
+
+_CANDIDATES = 100
+"""How many chunks each of the two searches contributes at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved chunk.
+
+    `score` is the fused one that hits are ordered by; `dense` (cosine) and `bm25` are None where that search
+    did not have the chunk among its candidates.
+    """
+
+    chunk: Chunk
+    score: float
+    dense: float | None
+    bm25: float | None
+
+
+class Retriever:
+    """Searches one generation of the index; several threads may share it."""
+
+    def __init__(self, snapshot: Snapshot, vectors: VectorIndex, queries: CachedQueries) -> None:
+        self.generation = snapshot.meta.generation
+        self.corpus_hash = snapshot.meta.corpus_hash
+        self.snapshot = snapshot
+        self._vectors = vectors
+        self._queries = queries
+        # Whoever lets go of the retriever last ends its read transaction.
+        weakref.finalize(self, snapshot.close)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The best `k` chunks for each query, best first."""
+        if k < 1:
+            raise ValueError(f"k is {k}; ask for at least one chunk")
+        if not queries:
+            return []
+        candidates = max(_CANDIDATES, 4 * k)
+        nearest = self._vectors.search(self._queries.encode(queries), candidates)
+        return [
+            self._fuse(dict(dense), dict(self.snapshot.keyword_search(query, candidates)), k)
+            for query, dense in zip(queries, nearest, strict=True)
+        ]
+
+    def _fuse(self, dense: dict[int, float], bm25: dict[int, float], k: int) -> list[Hit]:
+        """The first `k` by a weighted sum of both scores; the arguments map chunk ids to scores, best first.
+
+        Each score is divided by the best of its query (Bruch, Gai and Ingber, 2023, arXiv:2210.11934). A chunk
+        that the dense search did not return scores no better than the last one that it did.
+        """
+        best_dense, best_bm25 = max(dense.values(), default=1.0), max(bm25.values(), default=1.0)
+        floor = min(dense.values(), default=0.0)
+        fused = {
+            chunk_id: _DENSE_WEIGHT * dense.get(chunk_id, floor) / max(best_dense, _TINY)
+            + (1 - _DENSE_WEIGHT) * bm25.get(chunk_id, 0.0) / max(best_bm25, _TINY)
+            for chunk_id in dense | bm25
+        }
+        best = sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id))[:k]
+        chunks = self.snapshot.chunks(best)
+        return [Hit(chunks[i], fused[i], dense.get(i), bm25.get(i)) for i in best]
+
+
+class Index:
+    """The way to the present generation, for as long as a process runs."""
+
+    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
+        self._workspace = workspace
+        self._encoder = encoder
+        self._queries = CachedQueries(encoder)
+        self._lock = threading.Lock()
+        self._current: Retriever | None = None
+
+    @classmethod
+    def open(cls, workspace: Workspace, encoder: Encoder) -> Index:
+        """Open a built index; raises `IndexMissing` if there is none for this encoder."""
+        index = cls(workspace, encoder)
+        index.retriever()
+        return index
+
+    def retriever(self) -> Retriever:
+        """A retriever on the generation last published; those handed out before keep theirs."""
+        with self._lock:  # also while opening: what was deleted must not be found by anyone who asks later
+            connection, meta = open_published(self._workspace.database)
+            connection.close()
+            current = self._current
+            if current is None or (current.generation, current.corpus_hash) != (
+                meta.generation,
+                meta.corpus_hash,
+            ):
+                self._current = current = self._open_retriever()
+            return current
+
+    def documents(self) -> dict[str, Document]:
+        """Every document as indexed, by id."""
+        return self.retriever().snapshot.documents()
+
+    def document(self, document_id: str) -> Document | None:
+        """A document as indexed, or None."""
+        return self.retriever().snapshot.document(document_id)
+
+    def _open_retriever(self) -> Retriever:
+        snapshot = Snapshot(self._workspace.database)
+        try:
+            self._require_same_encoder(snapshot.meta.making.encoder_id)
+            return Retriever(snapshot, open_vectors(self._workspace, snapshot), self._queries)
+        except BaseException:
+            snapshot.close()
+            raise
+
+    def _require_same_encoder(self, built_with: str) -> None:
+        if built_with != self._encoder.id:
+            raise IndexMissing(
+                f"the index was built with encoder {built_with}, but {self._encoder.id} is configured;"
+                " run `openbook index`"
+            )

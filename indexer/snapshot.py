@@ -1,0 +1,128 @@
+"""Reading the index: one generation, whatever is published meanwhile."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from indexer.corpus import Document
+from indexer.database import IndexDamaged, open_published, reporting_damage
+from indexer.encoding import Vectors
+
+_CHUNKS = """
+    SELECT c.id, c.document_id, d.title, c.heading, c.start_offset, c.end_offset,
+           substr(d.text, c.start_offset + 1, c.end_offset - c.start_offset) AS text
+    FROM chunks c JOIN documents d ON d.id = c.document_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The span `text = document.text[start:end]` that is retrieved; `heading` is the path above it."""
+
+    id: int
+    document_id: str
+    title: str
+    heading: str
+    start: int
+    end: int
+    text: str
+
+
+class Snapshot:
+    """A read transaction that several threads may share."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin to read what was last published; raises `IndexMissing` if nothing was."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection, self.meta = open_published(path)
+
+    def close(self) -> None:
+        """End the transaction."""
+        self._connection.close()
+
+    def documents(self) -> dict[str, Document]:
+        """Every document, by id."""
+        rows = self._query("SELECT id, title, text FROM documents ORDER BY id")
+        return {row[0]: Document(*row) for row in rows}
+
+    def document(self, document_id: str) -> Document | None:
+        """One document, or None if it is not indexed."""
+        rows = self._query("SELECT id, title, text FROM documents WHERE id = ?", document_id)
+        return Document(*rows[0]) if rows else None
+
+    def sizes(self) -> tuple[int, int]:
+        """How many documents and chunks there are."""
+        row = self._query("SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM chunks)")[0]
+        return int(row[0]), int(row[1])
+
+    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        """The chunks with these ids, by id."""
+        return {
+            row[0]: Chunk(*row)
+            for chunk_id in ids
+            for row in self._query(_CHUNKS + "WHERE c.id = ?", chunk_id)
+        }
+
+    def all_chunks(self) -> list[Chunk]:
+        """Every chunk, in the order of documents and offsets."""
+        return [Chunk(*row) for row in self._query(_CHUNKS + "ORDER BY c.document_id, c.start_offset")]
+
+    def chunk_vectors(self) -> tuple[list[int], Vectors]:
+        """Ids of all chunks, ascending, and their vectors, [n, dim] float32."""
+        rows = self._query(
+            "SELECT c.id, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key ORDER BY c.id"
+        )
+        if not rows:
+            raise IndexDamaged(f"{self._path}: no chunk has a vector; delete it and run `openbook index`")
+        matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").astype(np.float32)
+        return [row[0] for row in rows], matrix.reshape(len(rows), -1)
+
+    def keyword_search(self, query: str, k: int) -> list[tuple[int, float]]:
+        """Ids and BM25 scores (higher is better) of the `k` chunks that best match any word of `query`.
+
+        Words are quoted, because the query language of FTS5 chokes on `?` and `-` and obeys `AND`.
+        """
+        terms = dict.fromkeys(re.findall(r"\w+", query.casefold()))
+        if not terms:
+            return []
+        return self._query(
+            "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?",
+            " OR ".join(f'"{term}"' for term in terms),
+            k,
+        )
+
+    def contradictions(self) -> list[str]:
+        """Where the parts of the database disagree, in words."""
+        problems = [row[0] for row in self._query("PRAGMA integrity_check") if row[0] != "ok"]
+        for problem, rows in _CONTRADICTIONS.items():
+            if count := self._query(f"SELECT count(*) FROM {rows}")[0][0]:  # noqa: S608 - our own constants
+                problems.append(f"{count} {problem}")
+        return problems
+
+    def _query(self, sql: str, *parameters: str | int) -> list[Any]:
+        with self._lock, reporting_damage(self._path):
+            return self._connection.execute(sql, parameters).fetchall()
+
+
+_CONTRADICTIONS = MappingProxyType(
+    {
+        "documents without chunks": "documents WHERE id NOT IN (SELECT document_id FROM chunks)",
+        "chunks of deleted documents": "chunks WHERE document_id NOT IN (SELECT id FROM documents)",
+        "chunks without a vector": "chunks WHERE vector_key NOT IN (SELECT key FROM vectors)",
+        "chunks missing from the full text": "chunks WHERE id NOT IN (SELECT rowid FROM words)",
+        "full-text rows of deleted chunks": "words WHERE rowid NOT IN (SELECT id FROM chunks)",
+        "full-text rows that differ from their chunk": f"""
+            ({_CHUNKS}) AS c JOIN words w ON w.rowid = c.id WHERE w.text <> c.text
+        """,
+    }
+)
+"""Problems and where to find their rows."""

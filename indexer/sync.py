@@ -1,0 +1,174 @@
+"""Making the index equal the documents on disk."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.chunking import CHUNKING_VERSION, chunk, embedding_text
+from indexer.config import Workspace
+from indexer.corpus import CorpusError, Document
+from indexer.database import Making
+from indexer.encoding import Encoder, EncoderError
+from indexer.files import hash_text
+from indexer.progress import progress
+from indexer.readers import Source, list_sources
+from indexer.snapshot import Snapshot
+from indexer.store import PreparedDocument, Store
+from indexer.vectors import open_vectors
+
+logger = logging.getLogger("openbook.indexer")
+
+_VECTORS_PER_COMMIT = 256
+
+
+class IndexBusy(RuntimeError):
+    """Another process is writing the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did. Document counts add up to what was there before and after."""
+
+    generation: int
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+    chunks: int
+    """In the whole index."""
+    chunks_embedded: int
+    """Distinct texts that had no vector yet."""
+    skipped: tuple[tuple[str, str], ...]
+    """Documents that could not be read, and why; one indexed before stays as it was."""
+    seconds: float
+
+
+def sync(workspace: Workspace, documents_path: Path, encoder: Encoder, chunk_tokens: int) -> SyncReport:
+    """Bring the index to what `documents_path` holds, as one new generation, or none if nothing changed.
+
+    Killed at any moment, the index is the one before or the one after; vectors made so far are kept for the
+    next attempt.
+    """
+    started = time.perf_counter()
+    if chunk_tokens > encoder.max_tokens:
+        raise EncoderError(
+            f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
+            " lower [index] chunk_tokens"
+        )
+    sources = list_sources(documents_path)
+    making = Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
+    with writer_lock(workspace), closing(Store(workspace.database)) as store:
+        before = store.source_hashes()
+        meta = store.meta()
+
+        # 1. Read what is new or changed.
+        documents, skipped = _read([source for source in sources if before.get(source.id) != source.hash])
+        changed = before.keys() & {read.document.id for read in documents}
+        removed = before.keys() - {source.id for source in sources}
+        added = len(documents) - len(changed)
+        if len(before) + added == len(removed):
+            raise CorpusError(f"{documents_path}: not one document can be read; the first: {skipped[0][1]}")
+
+        # 2. If chunks are made differently now, those of all other documents are stale.
+        if meta.making != making:
+            stale = before.keys() - removed - changed
+            documents += [
+                _Read(store.document(document_id), before[document_id]) for document_id in sorted(stale)
+            ]
+
+        # 3. Cut, embed, publish.
+        prepared, texts = _cut(documents, encoder, chunk_tokens)
+        embedded = _embed(texts, store, encoder)
+        generation = store.publish(making, prepared, removed) if prepared or removed else meta.generation
+        chunks = store.chunk_count()
+
+        # 4. Have the FAISS file ready for whoever opens this generation.
+        if generation != meta.generation:
+            with closing(Snapshot(workspace.database)) as snapshot:
+                open_vectors(workspace, snapshot)
+
+    report = SyncReport(
+        generation=generation,
+        added=added,
+        changed=len(changed),
+        removed=len(removed),
+        unchanged=len(before) - len(changed) - len(removed),
+        chunks=chunks,
+        chunks_embedded=embedded,
+        skipped=tuple(skipped),
+        seconds=time.perf_counter() - started,
+    )
+    logger.info("generation %d: %d chunks, %d embedded", generation, chunks, embedded)
+    return report
+
+
+@contextmanager
+def writer_lock(workspace: Workspace) -> Iterator[None]:
+    """Be the only writer of the index; raises `IndexBusy` if somebody else is. Ends with the process."""
+    workspace.data.mkdir(parents=True, exist_ok=True)
+    with (workspace.data / "index.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IndexBusy(
+                f"{workspace.root}: another openbook process is writing the index; wait for it to end"
+            ) from error
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    document: Document
+    source_hash: str
+
+
+def _read(sources: Sequence[Source]) -> tuple[list[_Read], list[tuple[str, str]]]:
+    """What can be read, and id and reason of what cannot."""
+    documents: list[_Read] = []
+    skipped: list[tuple[str, str]] = []
+    if not sources:
+        return documents, skipped
+    with progress("reading documents", len(sources)) as advance:
+        for source in sources:
+            try:
+                documents.append(_Read(source.load(), source.hash))
+            except CorpusError as error:
+                skipped.append((source.id, str(error)))
+            advance()
+    return documents, skipped
+
+
+def _cut(
+    documents: Sequence[_Read], encoder: Encoder, chunk_tokens: int
+) -> tuple[list[PreparedDocument], dict[str, str]]:
+    """The documents with their chunks, and the text to embed for each vector key."""
+    prepared: list[PreparedDocument] = []
+    texts: dict[str, str] = {}
+    for read in documents:
+        chunks = []
+        for span in chunk(read.document, encoder.count_tokens, chunk_tokens):
+            text = embedding_text(read.document, span)
+            key = hash_text(encoder.id, text)
+            texts[key] = text
+            chunks.append((span, key))
+        prepared.append(PreparedDocument(read.document, read.source_hash, tuple(chunks)))
+    return prepared, texts
+
+
+def _embed(texts: Mapping[str, str], store: Store, encoder: Encoder) -> int:
+    """Embed and keep what has no vector yet; returns how many texts that were."""
+    missing = store.without_vector(texts)
+    if not missing:
+        return 0
+    with progress("embedding chunks", len(missing)) as advance:
+        for start in range(0, len(missing), _VECTORS_PER_COMMIT):
+            keys = missing[start : start + _VECTORS_PER_COMMIT]
+            store.add_vectors(keys, encoder.encode([texts[key] for key in keys]))
+            advance(len(keys))
+    return len(missing)

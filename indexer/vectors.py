@@ -1,0 +1,75 @@
+"""The FAISS index over one generation: a file in the cache, rebuilt whenever it is not the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+
+from indexer.config import Workspace
+from indexer.database import record_vectors_file
+from indexer.encoding import Vectors
+from indexer.files import write_atomically
+from indexer.snapshot import Snapshot
+
+logger = logging.getLogger("openbook.indexer")
+
+
+class VectorIndex:
+    """Exact inner-product search over chunk vectors; never changed once made, so threads may share it."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index  # IndexIDMap2 over Flat: over IVF its removals corrupt ids
+
+    @classmethod
+    def build(cls, ids: Sequence[int], vectors: Vectors) -> VectorIndex:
+        """Index `vectors`, [n, dim] L2-normalised, under unique `ids`."""
+        index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
+        index.add_with_ids(vectors, np.asarray(ids, dtype=np.int64))
+        return cls(index)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VectorIndex:
+        """Read what `to_bytes` wrote. FAISS crashes on anything else, so check before."""
+        return cls(faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8)))
+
+    def to_bytes(self) -> bytes:
+        """The index in FAISS's own format."""
+        return bytes(faiss.serialize_index(self._index))
+
+    def search(self, queries: Vectors, k: int) -> list[list[tuple[int, float]]]:
+        """For each query the ids and cosines of its `k` nearest chunks, best first."""
+        scores, ids = self._index.search(queries, min(k, self._index.ntotal))
+        return [
+            list(zip(row.tolist(), near.tolist(), strict=True)) for row, near in zip(ids, scores, strict=True)
+        ]
+
+    def contents(self) -> tuple[list[int], Vectors]:
+        """All ids, ascending, and their vectors."""
+        ids = np.sort(faiss.vector_to_array(self._index.id_map))
+        return ids.tolist(), self._index.reconstruct_batch(ids)
+
+
+def open_vectors(workspace: Workspace, snapshot: Snapshot) -> VectorIndex:
+    """The vectors of the snapshot's generation: from the cache if its file is ours, else from SQLite."""
+    path = workspace.cache / "vectors.faiss"
+    meta = snapshot.meta
+    if meta.vectors_generation == meta.generation and path.is_file():
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == meta.vectors_checksum:
+            return VectorIndex.from_bytes(data)
+        logger.warning("%s is damaged; rebuilding it", path)
+
+    index = VectorIndex.build(*snapshot.chunk_vectors())
+    data = index.to_bytes()
+    try:
+        write_atomically(path, data)
+        record_vectors_file(workspace.database, meta.generation, hashlib.sha256(data).hexdigest())
+    except (OSError, sqlite3.OperationalError) as error:
+        logger.warning("%s cannot be kept (%s); it will be rebuilt at the next start", path, error)
+    return index

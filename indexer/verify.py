@@ -1,0 +1,61 @@
+"""Proof that the parts of the index agree: documents, chunks, full text, vectors and FAISS."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.config import Workspace
+from indexer.database import IndexDamaged
+from indexer.snapshot import Snapshot
+from indexer.store import Store
+from indexer.sync import writer_lock
+from indexer.vectors import open_vectors
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The size of an index in which everything agrees."""
+
+    generation: int
+    documents: int
+    chunks: int
+
+
+def verify(workspace: Workspace) -> VerifyReport:
+    """Check that SQLite, full text and FAISS hold the same chunks, so that nothing deleted can be retrieved.
+
+    Raises `IndexDamaged` naming what disagrees. A FAISS file that is missing or damaged is none: it
+    is rebuilt, here as at any start.
+    """
+    with closing(Snapshot(workspace.database)) as snapshot:
+        problems = snapshot.contradictions() + _full_text_problems(workspace)
+        problems = problems or _faiss_problems(workspace, snapshot)
+        if problems:
+            raise IndexDamaged(
+                f"{workspace.database}: {'; '.join(problems)}; delete the file and run `openbook index`"
+            )
+        documents, chunks = snapshot.sizes()
+        return VerifyReport(snapshot.meta.generation, documents, chunks)
+
+
+def _full_text_problems(workspace: Workspace) -> list[str]:
+    with writer_lock(workspace), closing(Store(workspace.database)) as store:
+        try:
+            store.check_full_text()
+        except sqlite3.DatabaseError as error:
+            return [f"the full-text index differs from its text ({error})"]
+    return []
+
+
+def _faiss_problems(workspace: Workspace, snapshot: Snapshot) -> list[str]:
+    ids, vectors = snapshot.chunk_vectors()
+    indexed_ids, indexed_vectors = open_vectors(workspace, snapshot).contents()
+    if indexed_ids != ids:
+        return [f"{len(set(ids) ^ set(indexed_ids))} chunks are in only one of FAISS and SQLite"]
+    if not np.array_equal(indexed_vectors, vectors):
+        return ["vectors in FAISS differ from those in SQLite"]
+    return []

@@ -1,0 +1,109 @@
+"""Documents cut into chunks."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.chunking import chunk, embedding_text
+from indexer.corpus import Document
+from tests.fakes import HashEncoder
+
+count_tokens = HashEncoder().count_tokens
+
+
+def cut(text: str, max_tokens: int = 32) -> list[tuple[str, str]]:
+    document = Document("d", "Guide", text)
+    return [(span.heading, text[span.start : span.end]) for span in chunk(document, count_tokens, max_tokens)]
+
+
+def test_headings_become_the_path_and_the_title_is_not_repeated() -> None:
+    text = "Before.\n\n# Guide\n\nIntro.\n\n## Care ##\nWipe.\n\n### Daily\n\nDry.\n\n## Sizes\n\nSmall."
+    assert cut(text) == [
+        ("", "Before."),
+        ("", "Intro."),
+        ("Care", "Wipe."),
+        ("Care > Daily", "Dry."),
+        ("Sizes", "Small."),
+    ]
+
+
+def test_small_paragraphs_under_one_heading_are_merged_up_to_the_limit() -> None:
+    assert cut("One two.\n\nThree four.\n\nFive six seven.", max_tokens=6) == [
+        ("", "One two.\n\nThree four."),
+        ("", "Five six seven."),
+    ]
+
+
+def test_long_paragraphs_are_cut_between_sentences() -> None:
+    text = 'It is 3.5 mm wide. He said "no." Then, e.g. later, it broke. All was well.'
+    assert cut(text, max_tokens=12) == [
+        ("", "It is 3.5 mm wide."),
+        ("", 'He said "no."'),
+        ("", "Then, e.g. later, it broke."),
+        ("", "All was well."),
+    ]
+
+
+def test_long_tables_are_cut_between_rows() -> None:
+    rows = [f"| row {n} | value {n} |" for n in range(8)]
+    for _, text in cut("\n".join(rows), max_tokens=16):
+        assert set(text.split("\n")) <= set(rows)
+
+
+def test_comments_in_code_blocks_are_not_headings() -> None:
+    assert cut("## Run\n\n```sh\n# not a heading\nmake\n```\n") == [
+        ("Run", "```sh\n# not a heading\nmake\n```")
+    ]
+
+
+def test_a_heading_with_nothing_below_it_is_a_chunk() -> None:
+    assert cut("# Guide\n\n## Never open the lid\n\n## Care\n\nWipe.\n\n## End") == [
+        ("", "## Never open the lid"),
+        ("Care", "Wipe."),
+        ("", "## End"),
+    ]
+
+
+def test_a_word_that_the_tokenizer_counts_as_one_is_still_cut() -> None:
+    assert max(len(text) for _, text in cut("x" * 5000)) <= 32 * 12
+
+
+def test_title_and_headings_are_embedded_with_the_text() -> None:
+    document = Document("d", "Guide", "## Care\n\nWipe.")
+    (span,) = chunk(document, count_tokens, 32)
+    assert embedding_text(document, span) == "Guide > Care\nWipe."
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["", "", "# Guide", "## Part", "### Deep part", "```", "| a | b |", "- item one. Two!"]
+        ),
+        st.text(alphabet="ab .!?\n\t\u3002\u2028\u00e9#`", max_size=80),
+        st.lists(st.sampled_from(["Word", "word", "end.", "3.5", '"yes."', "x" * 40]), max_size=60).map(
+            " ".join
+        ),
+    ),
+    max_size=20,
+)
+
+
+@given(LINES, st.integers(1, 40))
+def test_chunks_are_ordered_disjoint_trimmed_and_within_the_limit_and_lose_only_headings(
+    lines: list[str], max_tokens: int
+) -> None:
+    text = "\n".join(lines)
+    spans = chunk(Document("d", "Guide", text), count_tokens, max_tokens)
+    position, outside = 0, []
+    for span in spans:
+        piece = text[span.start : span.end]
+        assert position <= span.start < span.end
+        assert piece == piece.strip()
+        assert count_tokens(piece) <= max_tokens
+        outside.append(text[position : span.start])
+        position = span.end
+    outside.append(text[position:])
+    lost = [line for gap in outside for line in gap.splitlines() if line.strip()]
+    assert all(line.startswith("#") for line in lost)
+    assert spans or not text.strip()

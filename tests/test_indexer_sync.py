@@ -1,0 +1,278 @@
+"""Making the index equal the documents: what changes, what is embedded, what survives a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexer.config import Workspace
+from indexer.corpus import CorpusError
+from indexer.database import IndexDamaged, IndexMissing
+from indexer.encoding import EncoderError
+from indexer.retriever import Index
+from indexer.snapshot import Snapshot
+from indexer.sync import IndexBusy, SyncReport, sync, writer_lock
+from indexer.verify import verify
+from tests.fakes import HashEncoder
+
+CHUNK_TOKENS = 32
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "lamp.md").write_text(
+        "# Lamp\n\n## Light\n\nThe lamp glows amber.\n\n## Care\n\nDust it weekly.\n"
+    )
+    (folder / "bell.md").write_text("# Bell\n\nThe bell rings at noon.\n")
+    return Workspace(tmp_path)
+
+
+def run(
+    workspace: Workspace, encoder: HashEncoder | None = None, chunk_tokens: int = CHUNK_TOKENS
+) -> SyncReport:
+    return sync(workspace, workspace.root / "documents", encoder or HashEncoder(), chunk_tokens)
+
+
+def counts(report: SyncReport) -> tuple[int, int, int, int]:
+    return report.added, report.changed, report.removed, report.unchanged
+
+
+def write(workspace: Workspace, name: str, text: str | bytes) -> None:
+    path = workspace.root / "documents" / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def test_first_sync_adds_everything_as_generation_1(workspace: Workspace) -> None:
+    report = run(workspace)
+    assert (report.generation, counts(report)) == (1, (2, 0, 0, 0))
+    assert (report.chunks, report.chunks_embedded, report.skipped) == (3, 3, ())
+    assert verify(workspace).chunks == 3
+
+
+def test_unchanged_sync_keeps_the_generation_and_embeds_nothing(workspace: Workspace) -> None:
+    run(workspace)
+    encoder = HashEncoder()
+    report = run(workspace, encoder)
+    assert (report.generation, counts(report), report.chunks) == (1, (0, 0, 0, 2), 3)
+    assert encoder.encoded == []
+
+
+def test_only_the_changed_chunk_is_embedded(workspace: Workspace) -> None:
+    run(workspace)
+    write(workspace, "lamp.md", "# Lamp\n\n## Light\n\nThe lamp glows amber.\n\n## Care\n\nDust it daily.\n")
+    encoder = HashEncoder()
+    report = run(workspace, encoder)
+    assert (report.generation, counts(report), report.chunks_embedded) == (2, (0, 1, 0, 1), 1)
+    assert encoder.encoded == ["Lamp > Care\nDust it daily."]
+    verify(workspace)
+
+
+def test_equal_text_is_embedded_once(workspace: Workspace) -> None:
+    run(workspace)
+    write(workspace, "copy.md", "# Bell\n\nThe bell rings at noon.\n")
+    report = run(workspace)
+    assert (report.added, report.chunks, report.chunks_embedded) == (1, 4, 0)
+
+
+def test_removed_document_leaves_no_trace(workspace: Workspace) -> None:
+    write(workspace, "secret.md", "# Vault\n\nThe password is xylophone.\n")
+    run(workspace)
+    (workspace.root / "documents" / "secret.md").unlink()
+    report = run(workspace)
+    assert (report.generation, counts(report), report.chunks) == (2, (0, 0, 1, 2), 3)
+    assert b"xylophon" not in workspace.database.read_bytes()
+    verify(workspace)
+
+
+def test_document_that_cannot_be_read_is_skipped_and_its_last_version_kept(workspace: Workspace) -> None:
+    run(workspace)
+    write(workspace, "bell.md", b"\xff\xfe broken")
+    write(workspace, "new.pdf", b"not a pdf")
+    report = run(workspace)
+    assert (report.generation, counts(report)) == (1, (0, 0, 0, 2))
+    assert [document_id for document_id, _ in report.skipped] == ["bell.md", "new.pdf"]
+    assert "not UTF-8" in report.skipped[0][1]
+    write(workspace, "bell.md", "# Bell\n\nIt is silent now.\n")
+    assert run(workspace).changed == 1
+
+
+def test_empty_corpus_is_refused_and_deletes_nothing(workspace: Workspace) -> None:
+    run(workspace)
+    for path in (workspace.root / "documents").iterdir():
+        path.unlink()
+    with pytest.raises(CorpusError, match="holds no documents"):
+        run(workspace)
+    write(workspace, "broken.pdf", b"x")
+    with pytest.raises(CorpusError, match="not one document can be read"):
+        run(workspace)
+    assert verify(workspace).documents == 2
+
+
+def test_another_chunk_size_or_encoder_makes_all_chunks_anew(workspace: Workspace) -> None:
+    long = " ".join(f"Sentence number {n} is here." for n in range(20))
+    write(workspace, "long.md", f"# Long\n\n{long}\n")
+    before = run(workspace)
+    after = run(workspace, chunk_tokens=64)
+    assert (after.generation, counts(after)) == (2, (0, 0, 0, 3))
+    assert after.chunks < before.chunks
+    other = run(workspace, HashEncoder(dim=64, id="other"), chunk_tokens=64)
+    assert (other.generation, other.chunks_embedded) == (3, other.chunks)
+    verify(workspace)
+
+
+def test_chunks_longer_than_the_encoder_reads_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(EncoderError, match="chunk_tokens is 300, but hash-encoder reads only 256"):
+        run(workspace, chunk_tokens=300)
+
+
+def test_second_writer_is_told_so(workspace: Workspace) -> None:
+    with writer_lock(workspace), pytest.raises(IndexBusy, match="another openbook process"):
+        run(workspace)
+
+
+def test_jsonl_corpus_is_synced_by_content(workspace: Workspace) -> None:
+    path = workspace.root / "corpus.jsonl"
+    path.write_text('{"id": "a", "text": "One."}\n{"id": "b", "text": "Two."}\n')
+    sync(workspace, path, HashEncoder(), CHUNK_TOKENS)
+    path.write_text('{"id": "b", "text": "Two!"}\n{"id": "c", "text": "One."}\n')
+    assert counts(sync(workspace, path, HashEncoder(), CHUNK_TOKENS)) == (1, 1, 1, 0)
+
+
+def test_database_that_is_none_is_reported_as_damaged(workspace: Workspace) -> None:
+    run(workspace)
+    workspace.database.write_bytes(b"not a database " * 1000)
+    with pytest.raises(IndexDamaged, match="delete it and run `openbook index`"):
+        run(workspace)
+    with pytest.raises(IndexDamaged, match="delete it and run `openbook index`"):
+        Index.open(workspace, HashEncoder())
+
+
+def test_database_of_a_newer_version_is_refused(workspace: Workspace) -> None:
+    run(workspace)
+    connection = sqlite3.connect(workspace.database)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(IndexMissing, match="newer openbook"):
+        run(workspace)
+    with pytest.raises(IndexMissing, match="newer openbook"):
+        Index.open(workspace, HashEncoder())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("DELETE FROM words WHERE rowid = 1", "1 chunks missing from the full text"),
+        ("UPDATE words SET text = 'other' WHERE rowid = 1", "1 full-text rows that differ"),
+        ("INSERT INTO words (rowid, text) VALUES (99, 'ghost')", "1 full-text rows of deleted chunks"),
+        ("UPDATE vectors SET vector = zeroblob(length(vector))", "vectors in FAISS differ"),
+        (
+            "DELETE FROM chunks WHERE id = 3; DELETE FROM words WHERE rowid = 3",
+            "1 chunks are in only one of FAISS and SQLite",
+        ),
+        ("DELETE FROM vectors", "3 chunks without a vector"),
+        ("DELETE FROM words_data WHERE id > 10", "full-text index"),
+    ],
+)
+def test_verify_names_what_disagrees(workspace: Workspace, damage: str, message: str) -> None:
+    run(workspace)
+    connection = sqlite3.connect(workspace.database)
+    connection.executescript(damage)
+    connection.close()
+    with pytest.raises(IndexDamaged, match=message):
+        verify(workspace)
+
+
+# Runs a sync that kills itself: at the given call of the encoder, or just before the given SQL is executed.
+CRASHING_SYNC = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from indexer import database, store, sync
+from indexer.config import Workspace
+from tests.fakes import HashEncoder
+
+root, point = Path(sys.argv[1]), sys.argv[2]
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+sync._VECTORS_PER_COMMIT = 1
+
+class Encoder(HashEncoder):
+    def encode(self, texts):
+        if len(self.encoded) == 2 and point == "third encode":
+            die()
+        return super().encode(texts)
+
+def connect(path):
+    connection = database.connect(path)
+    published = []
+    def trace(sql):
+        if sql.startswith("UPDATE meta SET generation"):
+            published.append(sql)
+        if sql.startswith(point) or (point == "publishing COMMIT" and sql == "COMMIT" and published):
+            die()
+    connection.set_trace_callback(trace)
+    return connection
+
+store.connect = connect
+if point == "FAISS file":
+    sync.open_vectors = lambda *_: die()
+sync.sync(Workspace(root), root / "documents", Encoder(), 32)
+"""
+
+
+def crash(workspace: Workspace, point: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", CRASHING_SYNC, str(workspace.root), point],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=False,
+        capture_output=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+
+def stored_titles(workspace: Workspace) -> list[str]:
+    snapshot = Snapshot(workspace.database)
+    try:
+        return sorted(document.title for document in snapshot.documents().values())
+    finally:
+        snapshot.close()
+
+
+@pytest.mark.parametrize(
+    ("point", "published"),
+    [
+        ("third encode", False),
+        ("DELETE FROM documents", False),
+        ("INSERT INTO chunks", False),
+        ("UPDATE meta SET generation", False),
+        ("publishing COMMIT", False),
+        ("FAISS file", True),
+    ],
+)
+def test_killed_sync_leaves_the_state_before_or_after(
+    workspace: Workspace, point: str, published: bool
+) -> None:
+    run(workspace)
+    (workspace.root / "documents" / "bell.md").unlink()
+    write(workspace, "cup.md", "# Cup\n\n## A\n\nIt is blue.\n\n## B\n\nIt is thin.\n\n## C\n\nIt is new.\n")
+    crash(workspace, point)
+    assert verify(workspace).generation == (2 if published else 1)
+    assert stored_titles(workspace) == (["Cup", "Lamp"] if published else ["Bell", "Lamp"])
+    report = run(workspace)
+    assert report.generation == 2
+    assert stored_titles(workspace) == ["Cup", "Lamp"]
+    verify(workspace)
+
+
+def test_interrupted_embedding_goes_on_where_it_was(workspace: Workspace) -> None:
+    crash(workspace, "third encode")
+    with pytest.raises(IndexMissing):
+        Index.open(workspace, HashEncoder())
+    report = run(workspace)
+    assert (report.chunks, report.chunks_embedded) == (3, 1)
