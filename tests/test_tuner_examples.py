@@ -1,0 +1,107 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_tokenizer
+
+from indexer.corpus import Question, Split
+from tuner.augment import BLANK, make_clozes, shuffle_sentences, split_sentences
+from tuner.config import TuneConfig
+from tuner.examples import Passage, RowBuilder, RowKind
+from tuner.prompt import ABSTENTION
+
+TOKENIZER = tiny_tokenizer()
+PASSAGES = [
+    Passage("wren.md", "Wren", "The Wren weighs 600 g. Emmeline Stroud drew it in Harl."),
+    Passage("heron.md", "Heron", "The Heron carries parcels. Its ring is of leather."),
+    Passage("pelican.md", "Pelican", "The Pelican carries freight across the city."),
+]
+ANSWERABLE = Question("q1", "What is the mass of a Wren?", ("600 g",), ("wren.md",), Split.TRAIN)
+UNANSWERABLE = Question("q2", "What colour is a Wren?", (), ("wren.md",), Split.TRAIN)
+
+
+def search(questions, k):
+    return [PASSAGES[::-1][:k] for _ in questions]
+
+
+def builder(**settings):
+    return RowBuilder(TOKENIZER, PASSAGES, [ANSWERABLE, UNANSWERABLE], search, TuneConfig(**settings))
+
+
+def text_of(row):
+    return TOKENIZER.decode(row.prompt), TOKENIZER.decode(row.completion, skip_special_tokens=True)
+
+
+def test_gold_passage_is_shown_when_it_is_meant_to_be():
+    rows = builder(gold_present=1.0).open_book_rows(random.Random(0))
+    prompt, completion = text_of(rows[0])
+    assert rows[0].kind is RowKind.OPEN_BOOK
+    assert "weighs 600 g" in prompt
+    assert completion == "600 g"
+
+
+def test_without_the_gold_passage_the_answer_is_abstention():
+    rows = builder(gold_present=0.0).open_book_rows(random.Random(0))
+    prompt, completion = text_of(rows[0])
+    assert "600 g" not in prompt
+    assert completion == ABSTENTION
+
+
+def test_unanswerable_questions_end_in_abstention_with_passages_shown():
+    row = builder().open_book_rows(random.Random(0))[1]
+    prompt, completion = text_of(row)
+    assert row.kind is RowKind.ABSTENTION
+    assert "[1] " in prompt
+    assert completion == ABSTENTION
+
+
+def test_closed_book_rows_show_no_passage_and_skip_the_unanswerable():
+    (row,) = builder().closed_book_rows()
+    assert "[1]" not in text_of(row)[0]
+    assert text_of(row)[1] == "600 g"
+
+
+def test_document_rows_hold_every_sentence_and_end():
+    rows = builder().document_rows(random.Random(0))
+    assert len(rows) == len(PASSAGES)
+    for row, passage in zip(rows, PASSAGES, strict=True):
+        assert sorted(split_sentences(text_of(row)[1].removeprefix(f"{passage.title}: "))) == sorted(
+            split_sentences(passage.text)
+        )
+        assert row.completion[-1] == TOKENIZER.eos_token_id
+
+
+def test_rows_depend_on_the_seed_alone():
+    first, second = (builder().open_book_rows(random.Random(7)) for _ in range(2))
+    assert first == second
+
+
+def test_clozes_blank_names_numbers_and_codes():
+    clozes = make_clozes(
+        "The valve TR-9 was opened by Hester Lanyon at 14:30 after 40 minutes of rain in Harl."
+    )
+    assert {c.answer for c in clozes} >= {"TR-9", "Hester Lanyon", "40 minutes", "Harl"}
+    assert all(c.text.count(BLANK) == 1 for c in clozes)
+
+
+@given(st.text(max_size=300), st.integers())
+def test_shuffling_loses_no_sentence(text, seed):
+    shuffled = shuffle_sentences(text, random.Random(seed))
+    assert sorted("".join(shuffled.split())) == sorted("".join(text.split()))
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=300))
+def test_a_cloze_filled_in_is_its_sentence(text):
+    sentences = split_sentences(text)
+    for cloze in make_clozes(text):
+        assert any(
+            " ".join(cloze.text.replace(BLANK, cloze.answer).split()) in " ".join(s.split())
+            for s in sentences
+        )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_more_passages_are_shown_than_asked_for(count):
+    for row in builder(contexts=count).open_book_rows(random.Random(1)):
+        assert f"[{count + 1}]" not in text_of(row)[0]

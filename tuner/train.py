@@ -1,0 +1,279 @@
+"""The training loop: token-budget batches, loss only on completions, best adapter by dev score, exact resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from indexer.files import hash_json
+from indexer.progress import Advance, progress
+from tuner.base_model import BaseModel
+from tuner.checkpoint import Checkpoint, CheckpointStore, History
+from tuner.config import TuneConfig
+from tuner.examples import Row
+from tuner.fast_lora import fast_lora
+from tuner.loss import frozen_head_loss
+from tuner.machine import keep_freed_memory
+from tuner.methods import attach_adapter, detach_adapter
+
+log = logging.getLogger("openbook.tuner")
+
+ADAPTER = "openbook"
+_ROWS_IN_WINDOW = 512
+_EAGER_ATTENTION_BELOW = 192
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+DevScores = Callable[[Any], dict[str, float]]
+"""Scores of the model as it is now on the dev questions; the entry `score` decides which weights are kept."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a number; nothing was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run produced; `save` writes the best adapter in PEFT's format into a folder."""
+
+    save: Callable[[Path], None]
+    dev_scores: dict[str, float]
+    history: list[History]
+    steps: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of a whole run, in order; a pure function of rows, settings and seed."""
+
+    batches: list[list[Row]]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, without padding."""
+        return sum(len(row) for batch in self.batches for row in batch)
+
+    @property
+    def identity(self) -> str:
+        """Hash of every token in order: a checkpoint is continued only on the very same plan."""
+        return hash_json([[[row.prompt, row.completion] for row in batch] for batch in self.batches])
+
+
+def plan_batches(rows: Sequence[Row], settings: TuneConfig) -> Plan:
+    """Shuffle, then group rows of similar length so that little of a batch is padding."""
+    randomness = random.Random(settings.seed)
+    shuffled = list(rows)
+    randomness.shuffle(shuffled)
+    batches: list[list[Row]] = []
+    for start in range(0, len(shuffled), _ROWS_IN_WINDOW):
+        window = sorted(shuffled[start : start + _ROWS_IN_WINDOW], key=len)
+        cut = list(_cut(window, settings.tokens_per_step))
+        randomness.shuffle(cut)
+        batches.extend(cut)
+    return Plan(batches)
+
+
+def train(
+    base: BaseModel,
+    plan: Plan,
+    settings: TuneConfig,
+    dev_scores: DevScores,
+    checkpoints: CheckpointStore,
+) -> Trained:
+    """Train one adapter over `plan`; continues from `checkpoints` if that holds this very plan.
+
+    Ctrl-C (KeyboardInterrupt) saves a checkpoint and is raised again. Raises TrainingDivergedError.
+    The base model's weights are the same before and after.
+    """
+    keep_freed_memory()
+    model = attach_adapter(base.model, settings, ADAPTER)
+    try:
+        run = _Run(base, model, plan, settings, dev_scores, checkpoints)
+        with fast_lora(model, ADAPTER):
+            run.go()
+        return run.finished()
+    finally:
+        detach_adapter(model)
+
+
+class _Run:
+    def __init__(
+        self,
+        base: BaseModel,
+        model: Any,
+        plan: Plan,
+        settings: TuneConfig,
+        dev_scores: DevScores,
+        checkpoints: CheckpointStore,
+    ) -> None:
+        self.base, self.model, self.plan, self.settings = base, model, plan, settings
+        self.dev_scores, self.checkpoints = dev_scores, checkpoints
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # bfloat16 steps of a small learning rate would be rounded away, so the optimiser works on a float32 copy;
+        # one flat tensor, because hundreds of small ones cost more in calls than in arithmetic.
+        self.master = nn.Parameter(torch.cat([p.detach().float().flatten() for p in self.parameters]))
+        self.optimizer = torch.optim.AdamW(
+            [self.master], lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+        )
+        self.identity = hash_json([plan.identity, settings.model_dump(), base.hash, str(base.dtype)])
+        self.state = Checkpoint.fresh(self.identity)
+        if (found := checkpoints.load(self.identity)) is not None:
+            self._restore(found)
+
+    def go(self) -> None:
+        total = len(self.plan.batches)
+        checks = {round(total * (i + 1) / self.settings.dev_checks) for i in range(self.settings.dev_checks)}
+        last_saved = time.monotonic()
+        with progress("training", sum(map(_size, self.plan.batches))) as advance:
+            advance(sum(map(_size, self.plan.batches[: self.state.step])))
+            try:
+                while self.state.step < total and not self.state.stopped:
+                    self._step(self.plan.batches[self.state.step], advance)
+                    if self.state.step in checks:
+                        self._check()
+                        self._save()
+                    elif time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                        self._save()
+                        last_saved = time.monotonic()
+            except KeyboardInterrupt:
+                self._save()
+                raise
+
+    def finished(self) -> Trained:
+        self._load(self.state.best if self.state.best is not None else self.master.detach())
+
+        def save(folder: Path) -> None:
+            self.model.save_pretrained(folder, selected_adapters=[ADAPTER])
+            # PEFT puts adapters not called "default" into a folder of their own.
+            for file in (folder / ADAPTER).iterdir():
+                file.rename(folder / file.name)
+            (folder / ADAPTER).rmdir()
+
+        state = self.state
+        return Trained(save, state.best_scores, state.history, state.step, state.tokens, state.seconds)
+
+    def _step(self, batch: list[Row], advance: Advance) -> None:
+        started = time.monotonic()
+        rate = _learning_rate(self.state.step, len(self.plan.batches), self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = batch_loss(self.base, self.model, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"the loss became {value} at step {self.state.step}; lower tune.learning_rate "
+                f"(now {self.settings.learning_rate})"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.master.grad = torch.cat([_gradient(p).float().flatten() for p in self.parameters])
+        nn.utils.clip_grad_norm_([self.master], self.settings.clip_norm)
+        self.optimizer.step()
+        self._load(self.master.detach())
+        self.state.step += 1
+        self.state.tokens += _size(batch)
+        self.state.seconds += time.monotonic() - started
+        self.state.losses.append(value)
+        advance(_size(batch), f"loss {value:.2f}")
+
+    def _check(self) -> None:
+        """Score on dev, keep the weights if they are the best so far, stop when patience runs out."""
+        state = self.state
+        scores = self.dev_scores(self.model)
+        recent = state.losses[
+            len(state.losses) - max(1, len(self.plan.batches) // self.settings.dev_checks) :
+        ]
+        state.history.append(History(state.step, state.tokens, sum(recent) / len(recent), scores))
+        if not state.best_scores or scores["score"] > state.best_scores["score"]:
+            state.best_scores, state.best, state.checks_without_gain = scores, self.master.detach().clone(), 0
+        else:
+            state.checks_without_gain += 1
+            state.stopped = state.checks_without_gain >= self.settings.patience
+        log.info("step %d: %s", state.step, {name: round(value, 4) for name, value in scores.items()})
+
+    def _load(self, flat: Tensor) -> None:
+        """Put flat float32 weights into the model."""
+        with torch.no_grad():
+            pieces = torch.split(flat, [p.numel() for p in self.parameters])
+            for parameter, piece in zip(self.parameters, pieces, strict=True):
+                parameter.copy_(piece.view_as(parameter))
+                parameter.grad = None
+
+    def _save(self) -> None:
+        self.state.weights = self.master.detach()
+        self.state.optimizer = dict(self.optimizer.state[self.master])
+        self.checkpoints.save(self.state)
+
+    def _restore(self, found: Checkpoint) -> None:
+        self.state = found
+        with torch.no_grad():
+            self.master.copy_(found.weights)
+        self._load(found.weights)
+        self.optimizer.state[self.master] = dict(found.optimizer)
+        log.info("continuing at step %d of %d", found.step, len(self.plan.batches))
+
+
+def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
+    """Mean cross-entropy over the completion tokens of a batch.
+
+    Rows are padded on the right: under causal attention no real token sees a pad, so no mask is needed.
+    """
+    width = max(len(row) for row in batch)
+    ids = torch.full((len(batch), width), base.tokenizer.pad_token_id, dtype=torch.long)
+    places: list[tuple[int, int]] = []
+    targets: list[int] = []
+    for i, row in enumerate(batch):
+        ids[i, : len(row)] = torch.tensor([*row.prompt, *row.completion])
+        start = len(row.prompt)
+        places.extend((i, start + j - 1) for j in range(len(row.completion)))
+        targets.extend(row.completion)
+    causal = model.get_base_model()
+    # Eager attention beats the fused CPU kernel's backward on short rows; the fused one needs no T x T mask.
+    causal.config._attn_implementation = (
+        "eager" if base.device.type == "cpu" and width < _EAGER_ATTENTION_BELOW else "sdpa"
+    )
+    decoder = getattr(causal, causal.base_model_prefix)
+    hidden = decoder(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+    index = torch.tensor(places, device=base.device)
+    picked = hidden[index[:, 0], index[:, 1]]
+    return frozen_head_loss(
+        picked, causal.get_output_embeddings().weight, torch.tensor(targets, device=base.device)
+    )
+
+
+def _cut(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Batches of rows (sorted by length) whose padded size stays within `tokens`."""
+    batch: list[Row] = []
+    for row in rows:
+        if batch and len(row) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _learning_rate(step: int, total: int, settings: TuneConfig) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    warm = max(1, round(total * settings.warmup))
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, total - warm)
+    return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _size(batch: Sequence[Row]) -> int:
+    return sum(len(row) for row in batch)
