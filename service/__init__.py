@@ -1,0 +1,1 @@
+"""Answers by route over HTTP, from one resident base model."""

@@ -1,0 +1,248 @@
+"""From a question and a route to an answer: retrieve, build the prompt, generate, cite."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from indexer.corpus import Document
+from indexer.database import IndexMissing
+from indexer.retriever import Hit, Index
+from service.generation import GenerationRequest, Generator
+from service.routes import Route
+from tuner.base_model import BaseModel
+from tuner.decoding import Decoded, FinishReason, Sampling
+from tuner.prompt import ABSTENTION, STYLES, Context, PromptError, SolvedExample, build_prompt
+from tuner.registry import Registry
+
+
+class UnknownRoute(ValueError):
+    """A route that the configuration does not define; the message names those it does."""
+
+
+class PromptTooLong(PromptError):
+    """A question that does not fit the model even without any context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A chunk that was shown in the prompt as passage `[number]`; `text` is `document.text[start:end]`."""
+
+    number: int
+    document_id: str
+    title: str
+    chunk_id: int
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock milliseconds; every answer of a batch has the batch's times, as each waited that long."""
+
+    queue: float
+    retrieve: float
+    generate: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route said, what it was shown, and what that cost."""
+
+    question: str
+    answer: str
+    route: str
+    contexts: tuple[Citation, ...]
+    """Every chunk in the prompt, in the order shown."""
+    citations: tuple[Citation, ...]
+    """The contexts whose text contains the answer; none if the route abstained."""
+    abstained: bool
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    """`stop` if the model ended the answer itself, `length` if it ran into `max_new_tokens`."""
+    timings_ms: Timings
+    base_model: str
+    adapter: str | None
+    """`name@version`, or None for the plain base model."""
+    generation: int | None
+    """The index generation searched, or None if the route does not retrieve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question ready for the model: its prompt and everything the answer will report about it."""
+
+    question: str
+    route: Route
+    request: GenerationRequest
+    contexts: tuple[Citation, ...]
+    generation: int | None
+    retrieve_ms: float
+
+
+class Answerer:
+    """Answers questions by route; holds the routes, the index, and the generator."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        generator: Generator,
+        index: Index | None,
+        registry: Registry,
+        routes: Mapping[str, Route],
+        examples: Sequence[SolvedExample] = (),
+    ) -> None:
+        """`examples` are shown, in this order, by routes that ask for some."""
+        self.base = base
+        self.generator = generator
+        self.routes = dict(routes)
+        self._index = index
+        self._registry = registry
+        self._examples = tuple(examples)
+        # Tokenisers and encoders are not thread-safe, and in parallel they would only compete for cores.
+        self._preparing = threading.Lock()
+
+    def answer(self, question: str, route_name: str) -> Answer:
+        """Answer one question, in this thread."""
+        return self.answer_many([(question, self.route(route_name))])[0]
+
+    def answer_many(self, pairs: Sequence[tuple[str, Route]]) -> list[Answer]:
+        """Answer many questions with one retrieval batch and one generation batch, in this thread."""
+        started = time.monotonic()
+        prepared = self.prepare(pairs)
+        generating = time.monotonic()
+        decoded = self.generator.generate([p.request for p in prepared])
+        ended = time.monotonic()
+        generate_ms, total_ms = (ended - generating) * 1000, (ended - started) * 1000
+        return [
+            self.finish(p, d, Timings(0.0, p.retrieve_ms, generate_ms, total_ms))
+            for p, d in zip(prepared, decoded, strict=True)
+        ]
+
+    def route(self, name: str) -> Route:
+        """The route of that name."""
+        try:
+            return self.routes[name]
+        except KeyError:
+            raise UnknownRoute(f"unknown route {name!r}; known: {', '.join(self.routes)}") from None
+
+    def document(self, document_id: str) -> Document | None:
+        """A document as indexed, or None if the index does not hold it."""
+        return self._index.document(document_id) if self._index else None
+
+    def prepare(self, pairs: Sequence[tuple[str, Route]], sampling: Sampling | None = None) -> list[Prepared]:
+        """Retrieve and build prompts, without the model; `sampling` replaces what the routes say about it."""
+        with self._preparing:
+            started = time.monotonic()
+            hits, generation = self._retrieve(pairs)
+            retrieve_ms = (time.monotonic() - started) * 1000
+            prepared = []
+            for (question, route), found in zip(pairs, hits, strict=True):
+                adapter = self._registry.resolve(route.adapter).key if route.adapter else None
+                chosen = sampling or Sampling(route.max_new_tokens)
+                chosen = replace(chosen, stop=(*chosen.stop, *STYLES[route.prompt].stop))
+                prompt, shown = self._fit_prompt(question, route, found, chosen.max_new_tokens)
+                prepared.append(
+                    Prepared(
+                        question=question,
+                        route=route,
+                        request=GenerationRequest(tuple(prompt), adapter, chosen),
+                        contexts=tuple(_citation(n, hit) for n, hit in enumerate(shown, start=1)),
+                        generation=generation if route.retrieve else None,
+                        retrieve_ms=retrieve_ms if route.retrieve else 0.0,
+                    )
+                )
+            return prepared
+
+    def finish(self, prepared: Prepared, decoded: Decoded, timings: Timings) -> Answer:
+        """Join what was asked with what the model said."""
+        abstained = is_abstention(decoded.text)
+        supported = [] if abstained else [c for c in prepared.contexts if supports(c.text, decoded.text)]
+        return Answer(
+            question=prepared.question,
+            answer=decoded.text,
+            route=prepared.route.name,
+            contexts=prepared.contexts,
+            citations=tuple(supported),
+            abstained=abstained,
+            prompt_tokens=decoded.prompt_tokens,
+            completion_tokens=decoded.completion_tokens,
+            finish_reason=decoded.finish_reason,
+            timings_ms=timings,
+            base_model=self.base.name,
+            adapter=prepared.request.adapter,
+            generation=prepared.generation,
+        )
+
+    def _retrieve(self, pairs: Sequence[tuple[str, Route]]) -> tuple[list[list[Hit]], int | None]:
+        """Hits for every pair (none for routes that do not retrieve), all from one index generation."""
+        asking = [n for n, (_, route) in enumerate(pairs) if route.retrieve]
+        hits: list[list[Hit]] = [[] for _ in pairs]
+        if not asking:
+            return hits, None
+        if self._index is None:
+            raise IndexMissing(
+                f"route {pairs[asking[0]][1].name!r} retrieves, but there is no index; run `openbook index`"
+            )
+        retriever = self._index.retriever()
+        found = retriever.search([pairs[n][0] for n in asking], max(pairs[n][1].k for n in asking))
+        for n, ranked in zip(asking, found, strict=True):
+            hits[n] = ranked[: pairs[n][1].k]
+        return hits, retriever.generation
+
+    def _fit_prompt(
+        self, question: str, route: Route, hits: list[Hit], max_new_tokens: int
+    ) -> tuple[list[int], list[Hit]]:
+        """The prompt with as many of the best hits as leave the model room for its answer."""
+        examples = self._examples_for(question, route)
+        room = self.base.max_prompt_tokens - max_new_tokens
+        for count in range(len(hits), -1, -1):
+            contexts = [Context(hit.chunk.title, hit.chunk.text) for hit in hits[:count]]
+            prompt = build_prompt(self.base.tokenizer, question, contexts, route.prompt, examples)
+            if len(prompt) <= room:
+                return prompt, hits[:count]
+        raise PromptTooLong(
+            f"the prompt takes {len(prompt)} tokens without any context, and {self.base.name} has room for "
+            f"{room} beside an answer of {max_new_tokens}; shorten the question or lower max_tokens"
+        )
+
+    def _examples_for(self, question: str, route: Route) -> list[SolvedExample]:
+        """The first `route.examples` solved examples, never the question that is being asked."""
+        others = [e for e in self._examples if e.question != question][: route.examples]
+        return others if route.retrieve else [SolvedExample(e.question, e.answer) for e in others]
+
+
+def is_abstention(answer: str) -> bool:
+    """Whether the answer is the agreed "I don't know.", whatever its case, punctuation, or continuation."""
+    return f"{_normalise(answer)} ".startswith(f"{_normalise(ABSTENTION)} ")
+
+
+def supports(passage: str, answer: str) -> bool:
+    """Whether the passage contains the answer as whole words, ignoring case and punctuation."""
+    needle = _normalise(answer)
+    return bool(needle) and f" {needle} " in f" {_normalise(passage)} "
+
+
+def _normalise(text: str) -> str:
+    return " ".join(re.findall(r"\w+", re.sub("['\u2019]", "", text.casefold())))
+
+
+def _citation(number: int, hit: Hit) -> Citation:
+    chunk = hit.chunk
+    return Citation(
+        number=number,
+        document_id=chunk.document_id,
+        title=chunk.title,
+        chunk_id=chunk.id,
+        start=chunk.start,
+        end=chunk.end,
+        text=chunk.text,
+        score=hit.score,
+    )

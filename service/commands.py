@@ -1,0 +1,48 @@
+"""`openbook serve` and `openbook ask`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+import uvicorn
+from fastapi import FastAPI
+
+from service.answering import Answer, Answerer
+from service.config import ServeConfig
+
+
+def serve(app: FastAPI, config: ServeConfig) -> None:
+    """Run until interrupted; requests under way are finished first."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    click.echo(f"openbook listens on http://{host}:{config.port} (interrupt with Ctrl-C)", err=True)
+    uvicorn.run(
+        app,
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        timeout_graceful_shutdown=int(config.timeout_seconds),
+    )
+
+
+def ask(answerer: Answerer, question: str, route: str, as_json: bool) -> None:
+    """Print what `route` answers, and what that rests on."""
+    answer = answerer.answer(question, route)
+    click.echo(
+        json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if as_json else format_answer(answer)
+    )
+
+
+def format_answer(answer: Answer) -> str:
+    """The answer, its citations, and one line about how it was made."""
+    lines = [answer.answer or "(empty answer)", ""]
+    lines += [
+        f"  [{c.number}] {c.title} ({c.document_id}, characters {c.start}-{c.end})" for c in answer.citations
+    ]
+    if answer.contexts and not answer.citations and not answer.abstained:
+        lines.append("  none of the passages shown contains this answer")
+    made_by = " + ".join(filter(None, [answer.base_model, answer.adapter]))
+    tokens = f"{answer.prompt_tokens} + {answer.completion_tokens} tokens"
+    lines.append(f"  {answer.route}: {made_by}, {tokens}, {answer.timings_ms.total:.0f} ms")
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""Every error as OpenAI's error object; one table says which exception is which HTTP status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from indexer.database import IndexMissing
+from service.answering import PromptTooLong, UnknownRoute
+from service.live import AnswerTimeout, ClientLeft
+from service.model_thread import Overloaded
+from tuner.prompt import PromptError
+from tuner.registry import AdapterError
+
+log = logging.getLogger("openbook.service")
+
+
+class UnsupportedParameter(ValueError):
+    """A request parameter, or a value of it, that this service does not offer."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None = None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorDetail
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an exception appears over HTTP."""
+
+    status: int
+    code: str
+
+
+FAILURES: Mapping[type[Exception], Failure] = {
+    UnknownRoute: Failure(404, "model_not_found"),
+    AdapterError: Failure(404, "adapter_unavailable"),
+    IndexMissing: Failure(404, "index_missing"),
+    PromptTooLong: Failure(400, "context_length_exceeded"),
+    PromptError: Failure(400, "invalid_prompt"),
+    UnsupportedParameter: Failure(400, "unsupported_value"),
+    ClientLeft: Failure(499, "client_closed_request"),
+    Overloaded: Failure(503, "overloaded"),
+    AnswerTimeout: Failure(504, "timeout"),
+}
+
+
+def error_response(
+    status: int,
+    message: str,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An error object; without a `code`, the name of the status (`not_found`)."""
+    body = ErrorBody(error=error_detail(status, message, code, param))
+    return JSONResponse(body.model_dump(), status, dict(headers or {}))
+
+
+def error_detail(status: int, message: str, code: str | None = None, param: str | None = None) -> ErrorDetail:
+    """The inside of an error object."""
+    return ErrorDetail(
+        message=message,
+        type="server_error" if status >= 500 else "invalid_request_error",
+        param=param,
+        code=code or HTTPStatus(status).name.lower(),
+    )
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """How the table says to report `error`; None for anything unforeseen."""
+    return next((failure for kind, failure in FAILURES.items() if isinstance(error, kind)), None)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make every response that is not a success carry an error object."""
+    for kind in FAILURES:
+        app.add_exception_handler(kind, _on_failure)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unforeseen)
+
+
+async def _on_failure(_: Request, error: Exception) -> JSONResponse:
+    failure = failure_of(error)
+    assert failure is not None  # noqa: S101 - registered for exactly these
+    param = error.param if isinstance(error, UnsupportedParameter) else None
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
+    return error_response(failure.status, str(error), failure.code, param, headers)
+
+
+async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for exactly this
+    first = error.errors()[0]
+    # The parameter itself; what follows it are positions and the names of pydantic's own alternatives.
+    param = next((part for part in first["loc"][1:2] if isinstance(part, str)), None)
+    return error_response(400, f"{param or 'body'}: {first['msg']}", "invalid_value", param)
+
+
+async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for exactly this
+    return error_response(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _on_unforeseen(_: Request, error: Exception) -> JSONResponse:
+    log.error("request failed: %s", type(error).__name__)
+    return error_response(500, "the service failed to answer; its log says why", "internal_error")

@@ -1,0 +1,128 @@
+"""Fakes at the service's seams: a generator that says what it is told, and an index of a few sentences."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from indexer.corpus import Document
+from indexer.retriever import Hit, Index
+from indexer.snapshot import Chunk
+from service.answering import Answerer
+from service.config import RouteConfig, routes_from_config
+from service.generation import GenerationRequest, Generator, never_cancelled
+from tests.tiny import tiny_base
+from tuner.base_model import BaseModel
+from tuner.decoding import Decoded, DecodingCancelled
+from tuner.prompt import SolvedExample
+from tuner.registry import Registry
+
+
+class ScriptedGenerator:
+    """Answers from a queue: texts are returned, exceptions raised; `history` holds every batch asked for.
+
+    While `hold()` is in force it waits, until `release()` or until it is cancelled.
+    """
+
+    def __init__(self, *script: str | Exception) -> None:
+        self.history: list[list[GenerationRequest]] = []
+        self.started = threading.Event()
+        self.cancelled = threading.Event()
+        self._script = deque(script)
+        self._released = threading.Event()
+        self._released.set()
+
+    def enqueue(self, *script: str | Exception) -> None:
+        self._script.extend(script)
+
+    def hold(self) -> None:
+        self._released.clear()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = never_cancelled
+    ) -> list[Decoded]:
+        self.history.append(list(requests))
+        self.started.set()
+        while not self._released.wait(0.005):
+            if cancelled():
+                self.cancelled.set()
+                raise DecodingCancelled
+        return [self._decoded(request) for request in requests]
+
+    def _decoded(self, request: GenerationRequest) -> Decoded:
+        said = self._script.popleft() if self._script else "scripted answer"
+        if isinstance(said, Exception):
+            raise said
+        return Decoded(said, len(request.prompt), len(said.split()), "stop")
+
+
+DOCUMENTS = (
+    Document(
+        "harbour.md", "Harbour rules", "The harbour opens at 06:40. Boats longer than 31 metres need a pilot."
+    ),
+    Document(
+        "bakery.md", "Bakery", "The bakery sells rye bread. The oven was built by Ada Lindqvist in 1904."
+    ),
+    Document("folder/tower.md", "Tower", "The tower is 88 metres high and has 412 steps."),
+)
+
+
+class FakeIndex:
+    """Every sentence is a chunk; search counts shared words. Stands in for `indexer.retriever.Index`."""
+
+    def __init__(self, documents: Sequence[Document] = DOCUMENTS, generation: int = 7) -> None:
+        self.generation = generation
+        self.corpus_hash = "fake-corpus"
+        self._documents = {document.id: document for document in documents}
+        self._chunks = list(_sentences(documents))
+
+    def retriever(self) -> FakeIndex:
+        return self
+
+    def document(self, document_id: str) -> Document | None:
+        return self._documents.get(document_id)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [self._search(query, k) for query in queries]
+
+    def _search(self, query: str, k: int) -> list[Hit]:
+        words = set(re.findall(r"\w+", query.lower()))
+        scored = [(len(words & set(re.findall(r"\w+", chunk.text.lower()))), chunk) for chunk in self._chunks]
+        scored.sort(key=lambda pair: -pair[0])
+        return [Hit(chunk, float(score), None, None) for score, chunk in scored[:k]]
+
+
+def _sentences(documents: Sequence[Document]) -> Iterator[Chunk]:
+    number = 0
+    for document in documents:
+        for match in re.finditer(r"[^.]+\.", document.text):
+            text = match.group().strip()
+            start = document.text.index(text)
+            number += 1
+            yield Chunk(number, document.id, document.title, "", start, start + len(text), text)
+
+
+def make_answerer(
+    root: Path,
+    generator: Generator,
+    base: BaseModel | None = None,
+    index: FakeIndex | None = None,
+    examples: Sequence[SolvedExample] = (),
+    tables: Mapping[str, RouteConfig] | None = None,
+) -> Answerer:
+    """The standard routes over a fake index and the tiny model's tokenizer; adapters live below `root`."""
+    return Answerer(
+        base or tiny_base(),
+        generator,
+        cast("Index", index or FakeIndex()),
+        Registry(root),
+        routes_from_config(tables or {}),
+        examples,
+    )

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.config import RouteConfig, routes_from_config
+from service.routes import Route
+
+
+def test_standard_routes_are_the_two_by_two_of_retrieval_and_adapter() -> None:
+    routes = routes_from_config({})
+    assert {name: (route.retrieve, route.adapter) for name, route in routes.items()} == {
+        "base": (False, None),
+        "rag": (True, None),
+        "tuned": (False, "mixed"),
+        "hybrid": (True, "mixed"),
+    }
+
+
+def test_prompt_follows_the_adapter_unless_it_is_given() -> None:
+    routes = routes_from_config({"rag": RouteConfig(adapter="reader"), "base": RouteConfig(prompt="extract")})
+    assert {name: route.prompt for name, route in routes.items()} == {
+        "base": "extract",
+        "rag": "trained",
+        "tuned": "trained",
+        "hybrid": "trained",
+    }
+    assert routes_from_config({})["rag"].prompt == "brief"
+
+
+def test_user_tables_override_only_the_fields_they_give() -> None:
+    routes = routes_from_config({"hybrid": RouteConfig(k=10)})
+    assert routes["hybrid"] == Route("hybrid", retrieve=True, adapter="mixed", k=10, prompt="trained")
+
+
+def test_user_routes_come_after_the_standard_ones() -> None:
+    routes = routes_from_config({"wide": RouteConfig(retrieve=True, k=20)})
+    assert list(routes) == ["base", "rag", "tuned", "hybrid", "wide"]
+
+
+@pytest.mark.parametrize("table", [{"k": 0}, {"prompt": "shout"}, {"retreive": True}, {"examples": 9}])
+def test_nonsense_in_a_route_is_refused(table: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        RouteConfig.model_validate(table)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.app import create_app
+from service.config import ServeConfig
+from service.model_thread import ModelThread
+from tests.fakes_service import ScriptedGenerator, make_answerer
+from tests.tiny import tiny_adapter, tiny_base
+
+KEY = {"Authorization": "Bearer sesame"}
+OPERATIONS = (
+    "POST /v1/answer",
+    "POST /v1/compare",
+    "GET /v1/documents/{document_id}",
+    "POST /v1/chat/completions",
+    "GET /v1/models",
+    "GET /v1/models/{name}",
+    "GET /healthz",
+    "GET /readyz",
+)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchema]:
+    root = tmp_path_factory.mktemp("adapters")
+    tiny_adapter(root, tiny_base())
+    generator = ScriptedGenerator()
+    thread = ModelThread(generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBOOK_API_KEY", "sesame")
+        app = create_app(make_answerer(root, generator), thread, ServeConfig())
+    yield schemathesis.openapi.from_asgi("/openapi.json", kept_running(app))
+    thread.close()
+
+
+def kept_running(app: ASGIApp) -> ASGIApp:
+    """`app` without its shutdown: schemathesis starts and stops the application for every request."""
+
+    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        for event in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{event}.complete"})
+
+    return endpoints
+
+
+def test_all_endpoints_are_described(described: OpenApiSchema) -> None:
+    found = [result.ok().label for result in described.get_all_operations()]
+    assert sorted(found) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_every_response_is_as_openapi_json_says(described: OpenApiSchema, label: str) -> None:
+    [operation] = [r.ok() for r in described.get_all_operations() if r.ok().label == label]
+    # That a chat has a user message and asks for no more tokens than configured, a schema cannot say.
+    skipped = [positive_data_acceptance] if "chat" in label else []
+
+    @given(case=operation.as_strategy())
+    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(headers=KEY, excluded_checks=skipped)
+
+    check()
