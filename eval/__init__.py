@@ -1,0 +1,1 @@
+"""Scores every route on held-out questions and gives a verdict with statistics."""

@@ -1,0 +1,41 @@
+"""The `[eval]` section of openbook.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PrimaryMetric = Literal["f1", "exact_match", "containment"]
+
+
+class EvalConfig(BaseModel):
+    """What is asked, and the metric, margin and contrasts, which are declared before the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    questions: Path = Path("questions.jsonl")
+    primary_metric: PrimaryMetric = "f1"
+    margin: float = Field(default=0.03, gt=0, lt=1)
+    """A difference of the primary metric too small to matter."""
+    resamples: int = Field(default=10_000, ge=1_000)
+    seed: int = Field(default=0, ge=0)
+    contrasts: tuple[tuple[str, str], ...] = (
+        ("rag", "base"),
+        ("tuned", "base"),
+        ("hybrid", "rag"),
+        ("hybrid", "tuned"),
+    )
+    latency_questions: int = Field(default=20, ge=1)
+    """How many questions per route are answered one at a time, so that latency is not that of a batch."""
+
+    @field_validator("contrasts")
+    @classmethod
+    def _pairs_are_distinct(cls, pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for a, b in pairs:
+            if a == b:
+                raise ValueError(f"contrast [{a!r}, {b!r}] compares a route with itself; name two routes")
+        if len(set(map(frozenset, pairs))) < len(pairs):
+            raise ValueError("a contrast is listed twice; list each pair of routes once")
+        return pairs

@@ -1,0 +1,125 @@
+"""A workspace opened for evaluation in this process: models, index, questions, and what identifies them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.config import EvalConfig
+from eval.provenance import Setup, questions_hash
+from eval.selection import load_selection
+from indexer.config import ModelConfig, Workspace
+from indexer.corpus import Question, Split
+from indexer.database import open_published
+from indexer.encoding import load_encoder
+from indexer.files import hash_text
+from indexer.readers import read_questions
+from indexer.retriever import Index, Retriever
+from service.answering import Answerer
+from service.assembly import solved_examples
+from service.generation import LocalGenerator
+from service.routes import Route
+from tuner.base_model import load_base, resolve_model, weights_hash
+from tuner.registry import AdapterError, AdapterVersion, Registry
+
+log = logging.getLogger("openbook.eval")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRoutes:
+    """Routes ready to answer here; `retriever` is None if none of them retrieves."""
+
+    answerer: Answerer
+    retriever: Retriever | None
+    questions: Sequence[Question]
+    setup: Setup
+
+
+def open_local(
+    workspace: Workspace, model: ModelConfig, settings: EvalConfig, routes: Mapping[str, Route], examples: int
+) -> LocalRoutes:
+    """Load what `routes` need, with up to `examples` solved train questions to show.
+
+    Raises CorpusError, AdapterError, IndexMissing, ModelError; what is cheap to find missing comes first.
+    """
+    questions_path = workspace.resolve(settings.questions)
+    setup = local_setup(workspace, model, routes, read_questions(questions_path))
+    index = Index.open(workspace, load_encoder(model.encoder)) if _any_retrieves(routes) else None
+    questions = read_questions(questions_path, index.documents() if index else None)
+    base = load_base(model.base, model.dtype)
+    registry = Registry(workspace.adapters)
+    solved = solved_examples(questions, index, examples)
+    answerer = Answerer(base, LocalGenerator(base, registry), index, registry, routes, solved)
+    return LocalRoutes(answerer, index.retriever() if index else None, questions, setup)
+
+
+def local_setup(
+    workspace: Workspace, model: ModelConfig, routes: Mapping[str, Route], questions: Sequence[Question]
+) -> Setup:
+    """What identifies the routes of a workspace, found without loading a model."""
+    registry = Registry(workspace.adapters)
+    adapters = {r.name: registry.resolve(r.adapter) for r in routes.values() if r.adapter is not None}
+    corpus_hash, generation = _published(workspace) if _any_retrieves(routes) else (None, None)
+    _warn_of_other_corpora(adapters.values(), corpus_hash)
+    train = [question for question in questions if question.split is Split.TRAIN]
+    return Setup(
+        source="in process",
+        base_model=model.base,
+        base_model_hash=weights_hash(resolve_model(model.base)),
+        adapters={name: adapter.key for name, adapter in adapters.items()},
+        adapter_hashes={name: adapter.manifest.weights_hash for name, adapter in adapters.items()},
+        corpus_hash=corpus_hash,
+        index_generation=generation,
+        examples_hash=hash_text(questions_hash(train), corpus_hash or ""),
+    )
+
+
+def selection_path(workspace: Workspace) -> Path:
+    """Where the prompt options chosen for the routes of a workspace are kept."""
+    return workspace.data / "selection.json"
+
+
+def selected_routes(
+    workspace: Workspace, model: ModelConfig, settings: EvalConfig, routes: Mapping[str, Route]
+) -> dict[str, Route]:
+    """The routes as `openbook eval` would ask them: with the prompt options it chose, where these still fit.
+
+    Routes whose adapter is missing stay as they are. Loads no model, so it is cheap enough for every start.
+    """
+    path, questions_path = selection_path(workspace), workspace.resolve(settings.questions)
+    if not path.exists() or not questions_path.exists():
+        return dict(routes)
+    usable = {name: route for name, route in routes.items() if _adapter_exists(workspace, route)}
+    questions = read_questions(questions_path)
+    setup = local_setup(workspace, model, usable, questions)
+    dev = [question for question in questions if question.split is Split.DEV]
+    return {**routes, **load_selection(path, dev, usable, settings.primary_metric, setup)}
+
+
+def _any_retrieves(routes: Mapping[str, Route]) -> bool:
+    return any(route.retrieve for route in routes.values())
+
+
+def _published(workspace: Workspace) -> tuple[str, int]:
+    connection, meta = open_published(workspace.database)
+    with closing(connection):
+        return meta.corpus_hash, meta.generation
+
+
+def _adapter_exists(workspace: Workspace, route: Route) -> bool:
+    if route.adapter is None:
+        return True
+    try:
+        Registry(workspace.adapters).resolve(route.adapter)
+    except AdapterError:
+        return False
+    return True
+
+
+def _warn_of_other_corpora(adapters: Iterable[AdapterVersion], corpus_hash: str | None) -> None:
+    for key, trained_on in {adapter.key: adapter.manifest.corpus_hash for adapter in adapters}.items():
+        if corpus_hash is not None and trained_on != corpus_hash:
+            log.warning("adapter %s was trained on another state of the documents than is indexed now", key)

@@ -1,0 +1,78 @@
+"""What an evaluation is measured on: models, corpus, software, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+from indexer.corpus import Question
+from indexer.files import hash_json
+from service.routes import Route
+from tuner.prompt import prompt_hash
+
+_LIBRARIES = ("openbook", "torch", "transformers", "peft", "faiss-cpu", "sentence-transformers", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything behind the routes that decides what they answer."""
+
+    source: str
+    """`in process`, or the URL of the service."""
+    base_model: str
+    base_model_hash: str
+    adapters: Mapping[str, str]
+    """`name@version` by route name, for routes with an adapter."""
+    adapter_hashes: Mapping[str, str]
+    """Their weights: a version number can come back after a registry is deleted, weights do not."""
+    corpus_hash: str | None
+    index_generation: int | None
+    examples_hash: str
+    """Identity of the solved examples that routes may show."""
+
+
+def route_identity(route: Route, setup: Setup) -> str:
+    """Hash of all that a route's answers depend on beside the question: equal identity, equal answers."""
+    return hash_json(
+        [
+            setup.source,
+            asdict(route),
+            setup.base_model_hash,
+            setup.adapter_hashes.get(route.name),
+            [setup.corpus_hash, setup.index_generation] if route.retrieve else None,
+            setup.examples_hash if route.examples else None,
+            prompt_hash(),
+        ]
+    )
+
+
+def questions_hash(questions: Sequence[Question]) -> str:
+    """Identity of a list of questions with their answers (gold documents depend on how they were read)."""
+    return hash_json([[q.id, q.text, q.answers] for q in questions])
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    installed = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def machine_facts() -> dict[str, Any]:
+    """What latency depends on."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    }

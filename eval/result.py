@@ -1,0 +1,133 @@
+"""`result.json`: its schema, which scripts rely on, and reading it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eval.answers import EvalError
+from eval.statistics import ContrastVerdict
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Measure(_Section):
+    """A mean over questions with its 95 % interval, clustered by document."""
+
+    mean: float
+    ci: tuple[float, float]
+
+
+class AbstentionResult(_Section):
+    """How a route handles the questions without an answer; None where there were none to judge by."""
+
+    unanswerable: int
+    recall: Measure | None
+    precision: float | None
+
+
+class Latency(_Section):
+    """Milliseconds per question, over the `n` questions that were answered one at a time."""
+
+    p50: float
+    p95: float
+    n: int
+
+
+class Tokens(_Section):
+    """Mean tokens per question."""
+
+    prompt: float
+    completion: float
+
+
+class RouteResult(_Section):
+    """The scores of one route: `metrics` over the answerable questions, costs over all `n`."""
+
+    n: int
+    answerable: int
+    metrics: dict[str, Measure]
+    abstention: AbstentionResult
+    latency_ms: Latency
+    tokens: Tokens
+
+
+class ContrastResult(_Section):
+    """Route `a` minus route `b`; `ci` is simultaneous over all contrasts; `mde` is None if unknowable."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    ci: tuple[float, float]
+    p: float
+    p_holm: float
+    mde: float | None
+    verdict: ContrastVerdict
+    more_questions: int
+
+
+class RouteAttribution(_Section):
+    """Why a route's answers are right or wrong: counts of questions.
+
+    `outcomes` adds up to all questions. `against` compares with the route that differs only in retrieval, or
+    only in the adapter, where the run has it.
+    """
+
+    outcomes: dict[str, int]
+    against: dict[str, int]
+
+
+class VerdictResult(_Section):
+    """Which route to use, and how sure that is."""
+
+    recommended: str
+    tied_with: list[str]
+    more_questions: int
+    reason: str
+
+
+class Provenance(_Section):
+    """What the numbers were measured on."""
+
+    source: str
+    corpus: str | None
+    index_generation: int | None
+    questions: str
+    documents_asked_about: int
+    base_model: str
+    base_model_hash: str
+    adapters: dict[str, str]
+    routes: dict[str, dict[str, Any]]
+    prompt: str
+    settings: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    timing: str
+
+
+class EvaluationResult(_Section):
+    """The whole of `result.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    routes: dict[str, RouteResult]
+    contrasts: list[ContrastResult]
+    retrieval: dict[str, float]
+    attribution: dict[str, RouteAttribution]
+    verdict: VerdictResult
+    provenance: Provenance
+
+
+def load_result(path: Path) -> EvaluationResult:
+    """Read a `result.json`."""
+    try:
+        return EvaluationResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise EvalError(f"{path} is not a readable evaluation result; run `openbook eval` again") from error

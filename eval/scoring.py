@@ -1,0 +1,192 @@
+"""From answers to `result.json`: scores by route, contrasts, attribution, verdict, provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
+
+import numpy as np
+
+from eval.answers import AnswerRecord
+from eval.attribution import attribute
+from eval.config import EvalConfig
+from eval.metrics.abstention import abstention
+from eval.metrics.containment import containment
+from eval.metrics.exact_match import exact_match
+from eval.metrics.rouge_l import rouge_l
+from eval.metrics.token_f1 import token_f1
+from eval.provenance import Setup, library_versions, machine_facts, questions_hash
+from eval.result import (
+    AbstentionResult,
+    ContrastResult,
+    EvaluationResult,
+    Latency,
+    Measure,
+    Provenance,
+    RouteResult,
+    Tokens,
+    VerdictResult,
+)
+from eval.statistics import Contrast, Floats, contrasts, mean_interval
+from eval.verdict import Cost, decide
+from indexer.corpus import Question
+from service.answering import Answer
+from service.routes import Route
+from tuner.prompt import prompt_hash
+
+Metric = Callable[[str, Sequence[str]], float]
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {"f1": token_f1, "exact_match": exact_match, "containment": containment, "rouge_l": rouge_l}
+)
+"""Computed on answerable questions; whether a route abstains where it should is scored apart."""
+
+
+def score(
+    questions: Sequence[Question],
+    routes: Mapping[str, Route],
+    records: Mapping[str, Sequence[AnswerRecord]],
+    settings: EvalConfig,
+    setup: Setup,
+    retrieval: Mapping[str, float],
+) -> EvaluationResult:
+    """Score the answers of every route, given in the order of the questions."""
+    answers = {name: [record.answer for record in given] for name, given in records.items()}
+    scores = {
+        name: metric_scores(settings.primary_metric, questions, given) for name, given in answers.items()
+    }
+    clusters = [cluster_of(question) for question in questions if question.answerable]
+    pairs = [(a, b) for a, b in settings.contrasts if a in routes and b in routes]
+    tested = contrasts(
+        scores, clusters, pairs, settings.margin, settings.resamples, np.random.default_rng(settings.seed)
+    )
+    results = {name: _route_result(questions, given, settings) for name, given in records.items()}
+    costs = {
+        name: Cost(r.tokens.prompt + r.tokens.completion, r.latency_ms.p50 / 1000)
+        for name, r in results.items()
+    }
+    verdict = decide(
+        scores, clusters, costs, settings.primary_metric, settings.margin, settings.resamples, settings.seed
+    )
+    return EvaluationResult(
+        routes=results,
+        contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
+        retrieval=dict(retrieval),
+        attribution=attribute(questions, routes, answers),
+        verdict=VerdictResult(
+            recommended=verdict.recommended,
+            tied_with=list(verdict.tied_with),
+            more_questions=verdict.more_questions,
+            reason=verdict.reason,
+        ),
+        provenance=_provenance(questions, routes, settings, setup),
+    )
+
+
+def metric_scores(metric: str, questions: Sequence[Question], answers: Sequence[Answer]) -> Floats:
+    """One score per answerable question, in order."""
+    measure = METRICS[metric]
+    pairs = zip(questions, answers, strict=True)
+    return np.array(
+        [measure(answer.answer, q.answers) for q, answer in pairs if q.answerable], dtype=np.float64
+    )
+
+
+def mean_score(metric: str) -> Callable[[Sequence[str], Sequence[Question]], float]:
+    """The mean of `metric` over answers to answerable questions, for the tuner's dev checks."""
+    measure = METRICS[metric]
+
+    def mean(answers: Sequence[str], questions: Sequence[Question]) -> float:
+        pairs = zip(answers, questions, strict=True)
+        return float(np.mean([measure(answer, question.answers) for answer, question in pairs]))
+
+    return mean
+
+
+def cluster_of(question: Question) -> str:
+    """The first gold document; a question without one stands alone."""
+    return question.document_ids[0] if question.document_ids else f"question {question.id}"
+
+
+def _route_result(
+    questions: Sequence[Question], records: Sequence[AnswerRecord], settings: EvalConfig
+) -> RouteResult:
+    answers = [record.answer for record in records]
+    answerable = [question for question in questions if question.answerable]
+    metrics = {
+        name: _measure(metric_scores(name, questions, answers), answerable, settings) for name in METRICS
+    }
+    timed = [record.answer.timings_ms.total for record in records if record.timed_alone]
+    return RouteResult(
+        n=len(questions),
+        answerable=len(answerable),
+        metrics=metrics,
+        abstention=_abstention_result(questions, answers, settings),
+        latency_ms=Latency(p50=float(np.median(timed)), p95=float(np.quantile(timed, 0.95)), n=len(timed)),
+        tokens=Tokens(
+            prompt=float(np.mean([answer.prompt_tokens for answer in answers])),
+            completion=float(np.mean([answer.completion_tokens for answer in answers])),
+        ),
+    )
+
+
+def _abstention_result(
+    questions: Sequence[Question], answers: Sequence[Answer], settings: EvalConfig
+) -> AbstentionResult:
+    unanswerable = [(q, a.abstained) for q, a in zip(questions, answers, strict=True) if not q.answerable]
+    abstained = np.array([silent for _, silent in unanswerable], dtype=np.float64)
+    return AbstentionResult(
+        unanswerable=len(unanswerable),
+        recall=_measure(abstained, [q for q, _ in unanswerable], settings) if unanswerable else None,
+        precision=abstention([a.abstained for a in answers], [q.answerable for q in questions]).precision,
+    )
+
+
+def _measure(values: Floats, questions: Sequence[Question], settings: EvalConfig) -> Measure:
+    # A fresh generator each time: an interval does not depend on which others were computed before it.
+    rng = np.random.default_rng(settings.seed)
+    estimate = mean_interval(values, [cluster_of(q) for q in questions], settings.resamples, rng)
+    return Measure(mean=estimate.value, ci=(estimate.low, estimate.high))
+
+
+def _contrast_result(contrast: Contrast, metric: str) -> ContrastResult:
+    difference = contrast.difference
+    return ContrastResult(
+        a=contrast.a,
+        b=contrast.b,
+        metric=metric,
+        difference=difference.value,
+        ci=(difference.low, difference.high),
+        p=contrast.p,
+        p_holm=contrast.p_holm,
+        mde=contrast.mde if math.isfinite(contrast.mde) else None,
+        verdict=contrast.verdict,
+        more_questions=contrast.more_questions,
+    )
+
+
+def _provenance(
+    questions: Sequence[Question], routes: Mapping[str, Route], settings: EvalConfig, setup: Setup
+) -> Provenance:
+    return Provenance(
+        source=setup.source,
+        corpus=setup.corpus_hash,
+        index_generation=setup.index_generation,
+        questions=questions_hash(questions),
+        documents_asked_about=len({cluster_of(question) for question in questions}),
+        base_model=setup.base_model,
+        base_model_hash=setup.base_model_hash,
+        adapters=dict(setup.adapters),
+        routes={name: asdict(route) for name, route in routes.items()},
+        prompt=prompt_hash(),
+        settings=settings.model_dump(mode="json"),
+        seed=settings.seed,
+        versions=library_versions(),
+        machine=machine_facts(),
+        timing=(
+            f"latency from the first {min(settings.latency_questions, len(questions))} questions, answered "
+            "one at a time after an untimed call; the others were answered in batches"
+        ),
+    )

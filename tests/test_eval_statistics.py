@@ -1,0 +1,168 @@
+"""Intervals, tests and verdicts: worked by hand where possible, by simulation where not."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.statistics import (
+    Estimate,
+    contrast_verdict,
+    contrasts,
+    holm,
+    mean_interval,
+    minimum_detectable_effect,
+    more_questions,
+    planned_standard_error,
+    sign_flip_p,
+)
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def estimate(value: float, low: float, high: float, error: float = 0.05) -> Estimate:
+    return Estimate(value, low, high, error, n=100, clusters=50)
+
+
+def test_holm_by_hand() -> None:
+    # 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04, and 0.04 may not fall below 0.06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_never_lowers_a_p_value_or_changes_their_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[i] for i in ranked] == sorted(adjusted)
+
+
+@pytest.mark.parametrize(("clusters", "correlation"), [(12, 0.3), (30, 0.1)])
+def test_interval_covers_the_true_mean_about_as_often_as_it_says(clusters: int, correlation: float) -> None:
+    rng = generator()
+    covered, runs = 0, 300
+    for _ in range(runs):
+        sizes = rng.integers(2, 9, clusters)
+        labels = [str(c) for c in np.repeat(np.arange(clusters), sizes)]
+        shared = np.repeat(rng.normal(0, correlation**0.5, clusters), sizes)
+        values = 0.2 * (shared + rng.normal(0, (1 - correlation) ** 0.5, len(labels)))
+        found = mean_interval(values, labels, 400, rng, bounds=(-5.0, 5.0))
+        covered += found.low <= 0 <= found.high
+    assert 0.91 <= covered / runs <= 0.985
+
+
+def test_interval_widens_when_questions_of_a_document_agree() -> None:
+    values = np.repeat([0.0, 1.0] * 10, 5)
+    alone = mean_interval(values, [str(n) for n in range(100)], 2000, generator())
+    together = mean_interval(values, [str(n // 5) for n in range(100)], 2000, generator())
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    assert together.value == alone.value == 0.5
+
+
+def test_standard_error_by_hand() -> None:
+    # two clusters of two: sums 2 and 1 about expected 1.5: sqrt(2/1 * (0.25 + 0.25)) / 4
+    found = mean_interval(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "b", "b"], 1000, generator())
+    assert found.standard_error == pytest.approx(0.25)
+
+
+def test_all_alike_still_leaves_doubt_that_shrinks_with_documents() -> None:
+    few = mean_interval(np.zeros(12), [str(n) for n in range(12)], 1000, generator())
+    many = mean_interval(np.zeros(200), [str(n) for n in range(200)], 1000, generator())
+    assert few.low == many.low == 0
+    assert few.high == pytest.approx(1 - 0.025 ** (1 / 12))
+    assert many.high < 0.02
+
+
+def test_one_document_allows_no_conclusion() -> None:
+    found = mean_interval(np.array([1.0, 0.0, 1.0]), ["a"] * 3, 1000, generator())
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert sign_flip_p(np.array([0.5, 0.5]), ["a", "a"], 1000, generator()) == 1.0
+    assert minimum_detectable_effect(found.standard_error, found.clusters) == np.inf
+
+
+def test_one_success_among_many_failures_has_a_finite_interval() -> None:
+    values = np.zeros(120)
+    values[0] = 1.0
+    found = mean_interval(values, [str(n % 12) for n in range(120)], 4000, generator())
+    assert found.low <= found.value < found.high < 0.25
+
+
+def test_sign_flip_p_is_exact_for_few_documents() -> None:
+    # all four cluster sums positive: 2 of 16 sign patterns are as extreme
+    assert sign_flip_p(np.ones(4), ["a", "b", "c", "d"], 1000, generator()) == 2 / 16
+    assert sign_flip_p(np.zeros(4), ["a", "b", "c", "d"], 1000, generator()) == 1.0
+
+
+def test_sign_flip_p_by_sampling_agrees_with_the_exact_one() -> None:
+    values = np.array([0.6, 0.1, -0.2, 0.4, 0.3, -0.1, 0.5, 0.2, 0.1, 0.3])
+    labels = [str(n) for n in range(10)]
+    exact = sign_flip_p(values, labels, 1024, generator())
+    sampled = sign_flip_p(values, labels, 1023, generator())
+    assert sampled == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("found", "p_holm", "verdict"),
+    [
+        (estimate(0.10, 0.02, 0.18), 0.01, "better"),
+        (estimate(-0.10, -0.18, -0.02), 0.01, "worse"),
+        (estimate(0.01, -0.01, 0.025), 0.30, "equivalent"),
+        (estimate(0.015, 0.005, 0.025), 0.01, "equivalent"),  # real, but too small to matter
+        (estimate(0.05, -0.02, 0.12), 0.20, "undecided"),
+        (estimate(0.10, 0.02, 0.18), 0.06, "undecided"),  # the test does not agree with the interval
+        (estimate(0.00, -0.03, 0.03), 1.00, "undecided"),  # the margin itself is not inside the margin
+    ],
+)
+def test_verdict(found: Estimate, p_holm: float, verdict: str) -> None:
+    assert contrast_verdict(found, p_holm, margin=0.03) == verdict
+
+
+def test_contrasts_find_a_clear_difference_and_pair_by_question() -> None:
+    rng = generator()
+    hard = rng.random(150)  # how hard each question is, for both routes alike
+    scores = {"a": np.clip(hard + 0.1, 0, 1), "b": hard, "c": np.clip(hard + rng.normal(0, 0.02, 150), 0, 1)}
+    labels = [str(n % 30) for n in range(150)]
+    first, second = contrasts(scores, labels, [("a", "b"), ("c", "b")], 0.03, 2000, rng)
+    assert first.verdict == "better"
+    assert second.verdict == "equivalent"
+    assert first.p_holm >= first.p
+
+
+def test_more_questions_shrink_with_the_effect_and_vanish_when_there_are_enough() -> None:
+    assert more_questions(estimate(0.10, 0, 0, error=0.05), margin=0.03) > 0
+    assert more_questions(estimate(0.10, 0, 0, error=0.05), 0.03) < more_questions(estimate(0.05, 0, 0), 0.03)
+    assert more_questions(estimate(0.01, 0, 0), 0.03) == more_questions(estimate(0.02, 0, 0), 0.03)
+    assert more_questions(estimate(0.50, 0, 0, error=0.05), margin=0.03) == 0
+
+
+def test_more_questions_by_hand() -> None:
+    # 0.1 needs an error of 0.1 / (2.0096 + 0.8489) = 0.03498; (0.05 / 0.03498)^2 = 2.043 times 100 questions
+    assert more_questions(estimate(0.10, 0, 0, error=0.05), margin=0.03) == pytest.approx(104, abs=1)
+
+
+def test_planned_error_grows_with_questions_per_document() -> None:
+    assert planned_standard_error(100, 100) == pytest.approx(0.05)
+    assert planned_standard_error(100, 10) == pytest.approx(0.05 * 1.45**0.5)
+    assert planned_standard_error(0, 0) == np.inf
+
+
+def test_ten_thousand_resamples_of_150_questions_take_less_than_a_second() -> None:
+    values = generator().random(150)
+    labels = [str(n % 48) for n in range(150)]
+    started = time.perf_counter()
+    mean_interval(values, labels, 10_000, generator())
+    sign_flip_p(values, labels, 10_000, generator())
+    assert time.perf_counter() - started < 1.0
+
+
+def test_labels_must_match_values() -> None:
+    with pytest.raises(ValueError, match="2 values for 1 cluster labels"):
+        mean_interval(np.zeros(2), ["a"], 1000, generator())
