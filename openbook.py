@@ -1,0 +1,431 @@
+"""The `openbook` command: joins the four packages' sub-commands; nothing else.
+
+Heavy imports stand inside the commands that need them, so that `openbook --help` and usage errors are instant.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from rich.logging import RichHandler
+
+from eval.config import EvalConfig
+from indexer.config import IndexConfig, ModelConfig, Workspace
+from service.config import RouteConfig, ServeConfig, routes_from_config
+from tuner.config import TuneConfig
+
+if TYPE_CHECKING:
+    from service.answering import Answerer
+    from service.routes import Route
+
+SAMPLE = Path(__file__).parent / "examples" / "skein"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ConfigError(ValueError):
+    """A workspace or configuration that cannot be used; the message names the key and the remedy."""
+
+
+class Settings(BaseSettings):
+    """`openbook.toml`, one section per package; `OPENBOOK_<SECTION>__<KEY>` in the environment overrides it."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix="OPENBOOK_", env_nested_delimiter="__")
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    index: IndexConfig = Field(default_factory=IndexConfig)
+    tune: TuneConfig = Field(default_factory=TuneConfig)
+    serve: ServeConfig = Field(default_factory=ServeConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    routes: dict[str, RouteConfig] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file; neither .env files nor secret folders are read."""
+        return env_settings, init_settings
+
+
+def load_settings(workspace: Workspace) -> Settings:
+    """Read and check the workspace's configuration. Raises ConfigError."""
+    if not workspace.config_file.is_file():
+        raise ConfigError(
+            f"{workspace.root} has no openbook.toml; run `openbook init {workspace.root}` first"
+        )
+    try:
+        values = TomlConfigSettingsSource(Settings, workspace.config_file)()
+        return Settings(**values)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{workspace.config_file} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        given = "" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
+        message = (
+            "unknown key; see docs/configuration.md" if first["type"] == "extra_forbidden" else first["msg"]
+        )
+        raise ConfigError(f"{workspace.config_file}: {key}: {message}{given}") from error
+
+
+def workspace_option(command: F) -> F:
+    """`--workspace DIR`, handed on as a Workspace."""
+    return click.option(
+        "--workspace",
+        "-w",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(),
+        callback=lambda _context, _option, value: Workspace(value.resolve()),
+        help="Folder with openbook.toml (default: here).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="openbook")
+def cli() -> None:
+    """Retrieve, fine-tune, or both? Measure it on your own documents, then serve the answer."""
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
+@click.option("--sample", is_flag=True, help="Bring the sample corpus along.")
+def init(folder: Path, sample: bool) -> None:
+    """Write a commented openbook.toml into FOLDER."""
+    from indexer.files import write_atomically
+
+    workspace = Workspace(folder.resolve())
+    if workspace.config_file.exists():
+        raise ConfigError(f"{workspace.config_file} exists already; delete it to start anew")
+    if sample:
+        _copy_sample(workspace)
+    (workspace.root / "documents").mkdir(parents=True, exist_ok=True)
+    write_atomically(workspace.config_file, TEMPLATE)
+    click.echo(f"{workspace.config_file} written; put documents into {workspace.root / 'documents'} and run")
+    click.echo(f"  openbook index --workspace {folder}")
+
+
+@cli.group(invoke_without_command=True)
+@workspace_option
+@json_option
+@click.pass_context
+def index(context: click.Context, workspace: Workspace, as_json: bool) -> None:
+    """Make the index equal the documents (the same as `index sync`)."""
+    if context.invoked_subcommand is None:
+        _index_sync(workspace, as_json)
+
+
+@index.command("sync")
+@workspace_option
+@json_option
+def index_sync_command(workspace: Workspace, as_json: bool) -> None:
+    """Make the index equal the documents; only what changed is embedded."""
+    _index_sync(workspace, as_json)
+
+
+@index.command("verify")
+@workspace_option
+@json_option
+def index_verify_command(workspace: Workspace, as_json: bool) -> None:
+    """Check that database, full text and vectors hold the same chunks."""
+    from indexer.commands import index_verify
+
+    load_settings(workspace)
+    index_verify(workspace, as_json)
+
+
+@index.command("search")
+@workspace_option
+@json_option
+@click.argument("query")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1, 100))
+def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int) -> None:
+    """Show the chunks that QUERY finds, with scores by source."""
+    from indexer.commands import index_search
+
+    index_search(workspace, load_settings(workspace).model, query, k, as_json)
+
+
+@cli.command()
+@workspace_option
+@json_option
+@click.option("--force", is_flag=True, help="Train even if the adapter is up to date.")
+@click.option("--dry-run", is_flag=True, help="Check for leakage, show the training rows, and stop.")
+def tune(workspace: Workspace, as_json: bool, force: bool, dry_run: bool) -> None:
+    """Train an adapter on the indexed documents and the train questions."""
+    _tune(workspace, load_settings(workspace), as_json, force, dry_run)
+
+
+@cli.group()
+def adapters() -> None:
+    """List, show and promote trained adapters."""
+
+
+@adapters.command("list")
+@workspace_option
+@json_option
+def adapters_list(workspace: Workspace, as_json: bool) -> None:
+    """Every adapter version with its dev scores."""
+    from tuner.commands import list_adapters
+
+    load_settings(workspace)
+    list_adapters(workspace, as_json)
+
+
+@adapters.command("show")
+@workspace_option
+@click.argument("adapter")
+def adapters_show(workspace: Workspace, adapter: str) -> None:
+    """The manifest of ADAPTER (NAME or NAME@VERSION)."""
+    from tuner.commands import show_adapter
+
+    show_adapter(workspace, adapter)
+
+
+@adapters.command("promote")
+@workspace_option
+@click.argument("adapter")
+def adapters_promote(workspace: Workspace, adapter: str) -> None:
+    """Make ADAPTER (NAME@VERSION) the one that routes use."""
+    from tuner.commands import promote_adapter
+
+    promote_adapter(workspace, adapter)
+
+
+@cli.command()
+@workspace_option
+@json_option
+@click.argument("question")
+@click.option("--route", default="rag", show_default=True)
+def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
+    """Answer QUESTION by one route."""
+    from service.answering import UnknownRoute
+    from service.commands import ask as ask_once
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes)
+    if route not in routes:
+        raise UnknownRoute(f"unknown route {route!r}; known: {', '.join(routes)}")
+    ask_once(_open(workspace, settings, {route: routes[route]}), question, route, as_json)
+
+
+@cli.command()
+@workspace_option
+@click.option("--host", help="Address to listen on (default: serve.host).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: serve.port).")
+def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
+    """Answer over HTTP: openbook's own endpoints, an OpenAI-compatible one, and a page."""
+    from service.app import create_app
+    from service.commands import serve as serve_forever
+    from service.model_thread import ModelThread
+
+    settings = load_settings(workspace)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    config = settings.serve.model_copy(update=given)
+    answerer = _open(workspace, settings, _available_routes(workspace, settings))
+    app = create_app(answerer, ModelThread(answerer.generator, config.queue_size), config)
+    serve_forever(app, config)
+
+
+@cli.command("eval")
+@workspace_option
+@json_option
+@click.option("--url", help="Score a running service instead of answering in this process.")
+@click.option("--select/--no-select", default=True, help="Choose prompts and k on the dev questions first.")
+@click.option(
+    "--fail-under", multiple=True, metavar="METRIC=NUMBER", help="Exit 1 if the winner scores less."
+)
+def eval_command(
+    workspace: Workspace, as_json: bool, url: str | None, select: bool, fail_under: Sequence[str]
+) -> None:
+    """Ask every route the test questions and give a verdict."""
+    _eval(workspace, load_settings(workspace), url, select, fail_under, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
+def demo(folder: Path) -> None:
+    """The whole job on the sample corpus: init, index, tune, eval. What is done already is not repeated."""
+    workspace = Workspace(folder.resolve())
+    if not workspace.config_file.exists():
+        from indexer.files import write_atomically
+
+        _copy_sample(workspace)
+        write_atomically(workspace.config_file, TEMPLATE)
+    settings = load_settings(workspace)
+    click.secho("\n1. index the documents", bold=True)
+    _index_sync(workspace, as_json=False)
+    click.secho("\n2. tune an adapter on them", bold=True)
+    _tune(workspace, settings, as_json=False, force=False, dry_run=False)
+    click.secho("\n3. ask every route the same held-out questions", bold=True)
+    _eval(workspace, settings, None, True, (), as_json=False)
+    click.secho("\nNext", bold=True)
+    click.echo(f'  openbook ask --workspace {folder} --route hybrid "Who leads the Capsule Hospital?"')
+    click.echo(
+        f"  openbook serve --workspace {folder}     # then open http://{settings.serve.host}:{settings.serve.port}"
+    )
+
+
+def _index_sync(workspace: Workspace, as_json: bool) -> None:
+    from indexer.commands import index_sync
+
+    settings = load_settings(workspace)
+    index_sync(workspace, settings.index, settings.model, as_json)
+
+
+def _tune(workspace: Workspace, settings: Settings, as_json: bool, force: bool, dry_run: bool) -> None:
+    from eval.scoring import mean_score
+    from indexer.encoding import load_encoder
+    from indexer.readers import read_questions
+    from indexer.retriever import Index
+    from tuner.commands import tune as tune_adapter
+
+    opened = Index.open(workspace, load_encoder(settings.model.encoder))
+    questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
+    tune_adapter(
+        workspace,
+        settings.model,
+        settings.tune,
+        questions,
+        opened.retriever(),
+        mean_score(settings.eval.primary_metric),
+        force,
+        dry_run,
+        as_json,
+    )
+
+
+def _eval(
+    workspace: Workspace,
+    settings: Settings,
+    url: str | None,
+    select: bool,
+    fail_under: Sequence[str],
+    as_json: bool,
+) -> None:
+    from eval.commands import eval_run
+
+    routes = routes_from_config(settings.routes)
+    key = os.environ.get(settings.serve.api_key_env)
+    eval_run(workspace, settings.model, settings.eval, routes, url, key, select, fail_under, as_json)
+
+
+def _open(workspace: Workspace, settings: Settings, routes: Mapping[str, Route]) -> Answerer:
+    """The routes ready to answer, with the prompt options that `openbook eval` chose for them on dev, if it did."""
+    from eval.local import selected_routes
+    from indexer.readers import read_questions
+    from service.assembly import open_answerer
+
+    path = workspace.resolve(settings.eval.questions)
+    questions = read_questions(path) if path.is_file() else []
+    chosen = selected_routes(workspace, settings.model, settings.eval, routes)
+    return open_answerer(workspace, settings.model, chosen, questions)
+
+
+def _available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:
+    """Routes whose adapter is trained; without any adapter the service still answers by the others."""
+    from tuner.registry import Registry
+
+    trained = set(Registry(workspace.adapters).names())
+    routes = routes_from_config(settings.routes)
+    ready = {n: r for n, r in routes.items() if r.adapter is None or r.adapter.partition("@")[0] in trained}
+    for name in routes.keys() - ready.keys():
+        click.echo(
+            f"route {name!r} is left out: its adapter {routes[name].adapter!r} is not trained yet", err=True
+        )
+    return ready
+
+
+def _copy_sample(workspace: Workspace) -> None:
+    import shutil
+
+    if not SAMPLE.is_dir():
+        raise ConfigError(f"the sample corpus is not at {SAMPLE}; run from a checkout of openbook")
+    shutil.copytree(SAMPLE, workspace.root, dirs_exist_ok=True)
+
+
+def main() -> None:
+    """Run the command line; expected errors end in one line and exit code 1 (failed) or 2 (bad usage)."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.getLogger("openbook").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; run the same command to go on where it stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        click.echo(f"openbook: {error}", err=True)
+        sys.exit(code)
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for bad input or configuration, 1 for work that failed, None for a fault of ours (shown in full)."""
+    if isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in PACKAGES:
+        return 2
+    if type(error).__module__.partition(".")[0] in PACKAGES:
+        return 2 if type(error).__name__ == "IndexMissing" else 1
+    return 1 if isinstance(error, OSError) else None
+
+
+PACKAGES = ("openbook", "__main__", "indexer", "tuner", "service", "eval")
+
+TEMPLATE = """\
+# openbook workspace. Every key may be left out; what is commented out is the default.
+# Environment variables override it: OPENBOOK_INDEX__CHUNK_TOKENS=128
+
+[model]
+# base = "bundled:smollm2-135m-instruct"     # or a Hugging Face id, or a folder with safetensors
+# encoder = "bundled:all-minilm-l6-v2"
+# dtype = "auto"                             # bfloat16 where the machine is fast at it
+
+[index]
+# documents = "documents"                    # a folder, or a .jsonl file
+
+[eval]
+# questions = "questions.jsonl"              # train and dev for tuning, test for the verdict
+# primary_metric = "f1"
+# margin = 0.03                              # differences smaller than this do not matter
+
+# The four standard routes exist without being named. Change one, or add your own:
+# [routes.rag]
+# k = 5
+#
+# [routes.wide]
+# retrieve = true
+# k = 10
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The command line: what users see, and what they see when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import openbook
+from indexer.config import Workspace
+
+
+def run(*arguments, env=None):
+    """The command as a process, as users run it."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "openbook", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def fails(result, said, code=2):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    (tmp_path / "openbook.toml").write_text("")
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.md").write_text("# Wren\n\nThe Wren weighs 600 g.\n")
+    return tmp_path
+
+
+def test_init_writes_a_file_that_loads_with_defaults_and_is_not_overwritten(tmp_path):
+    assert run("init", tmp_path / "new").returncode == 0
+    assert openbook.load_settings(Workspace(tmp_path / "new")) == openbook.Settings()
+    fails(run("init", tmp_path / "new"), "exists already")
+
+
+def test_template_shows_true_defaults():
+    import tomllib
+
+    shown = tomllib.loads(
+        "\n".join(
+            line.removeprefix("# ")
+            for line in openbook.TEMPLATE.splitlines()
+            if "=" in line or line.startswith("[")
+        ).replace("[routes.rag]", "[x]")
+    )
+    defaults = openbook.Settings().model_dump(mode="json")
+    for section in ("model", "index", "eval"):
+        for key, value in shown[section].items():
+            if key in defaults[section]:
+                assert defaults[section][key] == value
+
+
+def test_workspace_without_configuration_is_named(tmp_path):
+    fails(run("index", "--workspace", tmp_path), "openbook init")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[index]\nchunks = 3\n", "index.chunks"),
+        ("[indx]\n", "indx"),
+        ("[index]\nchunk_tokens = 3\n", "index.chunk_tokens"),
+        ("[routes.rag]\nprompt = 'poem'\n", "routes.rag.prompt"),
+        ("[index\n", "not valid TOML"),
+    ],
+)
+def test_bad_configuration_names_the_key(workspace, text, said):
+    (workspace / "openbook.toml").write_text(text)
+    fails(run("index", "--workspace", workspace), said)
+
+
+def test_environment_overrides_the_file(workspace, monkeypatch):
+    (workspace / "openbook.toml").write_text("[index]\nchunk_tokens = 64\n")
+    monkeypatch.setenv("OPENBOOK_INDEX__CHUNK_TOKENS", "96")
+    assert openbook.load_settings(Workspace(workspace)).index.chunk_tokens == 96
+
+
+def test_missing_documents_folder_is_named(workspace):
+    (workspace / "openbook.toml").write_text("[index]\ndocuments = 'nowhere'\n")
+    fails(run("index", "--workspace", workspace), "nowhere")
+
+
+def test_empty_corpus_is_an_error_and_leaves_no_index(workspace):
+    (workspace / "documents" / "a.md").unlink()
+    fails(run("index", "--workspace", workspace), "documents")
+    assert (
+        not (workspace / ".openbook" / "data" / "index.sqlite").exists()
+        or "run `openbook index`" in run("index", "search", "x", "--workspace", workspace).stderr
+    )
+
+
+def test_commands_that_need_an_index_say_how_to_get_one(workspace):
+    fails(run("tune", "--workspace", workspace), "openbook index")
+    fails(run("ask", "What?", "--workspace", workspace), "openbook index")
+
+
+def test_unknown_route_lists_the_known_ones(workspace):
+    fails(run("ask", "What?", "--route", "rga", "--workspace", workspace), "base, rag, tuned, hybrid")
+
+
+def test_untrained_adapter_says_how_to_train_it(workspace):
+    fails(run("ask", "What?", "--route", "tuned", "--workspace", workspace), "openbook tune")
+
+
+def test_unknown_option_is_a_usage_error(workspace):
+    assert run("index", "--wrkspace", workspace).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"question": "How?", "answers": [', "line 2"),
+        ('{"question": "How?"}', "answers"),
+    ],
+)
+def test_bad_question_lines_are_named(workspace, line, said):
+    assert run("index", "--workspace", workspace).returncode == 0
+    good = json.dumps({"question": "What is the mass?", "answers": ["600 g"], "document_ids": ["a.md"]})
+    (workspace / "questions.jsonl").write_text(f"{good}\n{line}\n")
+    fails(run("tune", "--workspace", workspace), said)
+
+
+def test_own_faults_are_not_dressed_up_as_user_errors():
+    assert openbook.exit_code(KeyError("x")) is None
+    assert openbook.exit_code(openbook.ConfigError("x")) == 2
+    assert openbook.exit_code(OSError(28, "No space left")) == 1
