@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check serve bench clean
+.PHONY: demo test check serve bench reference clean
 
 demo: $(INSTALLED)  ## the whole job on the sample corpus; what is done already is not repeated
 	$(BIN)/openbook demo demo
@@ -22,6 +22,9 @@ serve: demo  ## the demo over HTTP
 
 bench: $(INSTALLED)  ## the four routes on squad-xquad-en; takes most of an hour
 	$(BIN)/python benchmarks/squad.py
+
+reference: $(INSTALLED)  ## docs/configuration.md from the code
+	$(BIN)/python -c 'import settings; print(settings.reference(), end="")' > docs/configuration.md
 
 clean:  ## everything that was made here; models unpacked into the user's cache stay
 	rm -rf $(VENV) demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,26 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 from rich.logging import RichHandler
 
-from eval.config import EvalConfig
-from indexer.config import IndexConfig, ModelConfig, Workspace
-from service.config import RouteConfig, ServeConfig, routes_from_config
-from tuner.config import TuneConfig
+from indexer.config import Workspace
+from service.config import routes_from_config
+from settings import TEMPLATE, ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
     from service.answering import Answerer
@@ -36,56 +27,6 @@ if TYPE_CHECKING:
 SAMPLE = Path(__file__).parent / "examples" / "skein"
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class ConfigError(ValueError):
-    """A workspace or configuration that cannot be used; the message names the key and the remedy."""
-
-
-class Settings(BaseSettings):
-    """`openbook.toml`, one section per package; `OPENBOOK_<SECTION>__<KEY>` in the environment overrides it."""
-
-    model_config = SettingsConfigDict(extra="forbid", env_prefix="OPENBOOK_", env_nested_delimiter="__")
-
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    index: IndexConfig = Field(default_factory=IndexConfig)
-    tune: TuneConfig = Field(default_factory=TuneConfig)
-    serve: ServeConfig = Field(default_factory=ServeConfig)
-    eval: EvalConfig = Field(default_factory=EvalConfig)
-    routes: dict[str, RouteConfig] = Field(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before file; neither .env files nor secret folders are read."""
-        return env_settings, init_settings
-
-
-def load_settings(workspace: Workspace) -> Settings:
-    """Read and check the workspace's configuration. Raises ConfigError."""
-    if not workspace.config_file.is_file():
-        raise ConfigError(
-            f"{workspace.root} has no openbook.toml; run `openbook init {workspace.root}` first"
-        )
-    try:
-        values = TomlConfigSettingsSource(Settings, workspace.config_file)()
-        return Settings(**values)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{workspace.config_file} is not valid TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
-        message = (
-            "unknown key; see docs/configuration.md" if first["type"] == "extra_forbidden" else first["msg"]
-        )
-        raise ConfigError(f"{workspace.config_file}: {key}: {message}{given}") from error
 
 
 def workspace_option(command: F) -> F:
@@ -373,6 +314,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     logging.getLogger("openbook").setLevel(logging.INFO)
+    logging.getLogger("openbook.indexer").setLevel(logging.WARNING)  # its report is printed anyway
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         cli(standalone_mode=False)
@@ -399,33 +341,7 @@ def exit_code(error: Exception) -> int | None:
     return 1 if isinstance(error, OSError) else None
 
 
-PACKAGES = ("openbook", "__main__", "indexer", "tuner", "service", "eval")
-
-TEMPLATE = """\
-# openbook workspace. Every key may be left out; what is commented out is the default.
-# Environment variables override it: OPENBOOK_INDEX__CHUNK_TOKENS=128
-
-[model]
-# base = "bundled:smollm2-135m-instruct"     # or a Hugging Face id, or a folder with safetensors
-# encoder = "bundled:all-minilm-l6-v2"
-# dtype = "auto"                             # bfloat16 where the machine is fast at it
-
-[index]
-# documents = "documents"                    # a folder, or a .jsonl file
-
-[eval]
-# questions = "questions.jsonl"              # train and dev for tuning, test for the verdict
-# primary_metric = "f1"
-# margin = 0.03                              # differences smaller than this do not matter
-
-# The four standard routes exist without being named. Change one, or add your own:
-# [routes.rag]
-# k = 5
-#
-# [routes.wide]
-# retrieve = true
-# k = 10
-"""
+PACKAGES = ("settings", "indexer", "tuner", "service", "eval")
 
 if __name__ == "__main__":
     main()

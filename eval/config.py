@@ -13,21 +13,26 @@ PrimaryMetric = Literal["f1", "exact_match", "containment"]
 class EvalConfig(BaseModel):
     """What is asked, and the metric, margin and contrasts, which are declared before the run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     questions: Path = Path("questions.jsonl")
+    """Read by `tune` (train, dev) and `eval` (dev for prompts, test for the verdict)."""
     primary_metric: PrimaryMetric = "f1"
+    """What routes are compared by, on answerable questions: `f1`, `exact_match` or `containment`."""
     margin: float = Field(default=0.03, gt=0, lt=1)
     """A difference of the primary metric too small to matter."""
     resamples: int = Field(default=10_000, ge=1_000)
+    """Bootstrap and permutation resamples."""
     seed: int = Field(default=0, ge=0)
+    """Of the resampling."""
     contrasts: tuple[tuple[str, str], ...] = (
         ("rag", "base"),
         ("tuned", "base"),
         ("hybrid", "rag"),
         ("hybrid", "tuned"),
     )
-    latency_questions: int = Field(default=20, ge=1)
+    """Pairs of routes whose differences are tested, declared beforehand."""
+    latency_questions: int = Field(default=10, ge=1)
     """How many questions per route are answered one at a time, so that latency is not that of a batch."""
 
     @field_validator("contrasts")

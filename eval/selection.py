@@ -33,7 +33,7 @@ log = logging.getLogger("openbook.eval")
 
 PROMPTS = tuple(style for style in STYLES if style != "trained")
 EXAMPLES = (0, 3)
-CONTEXTS = (1, 3, 5)
+CONTEXTS = (1, 3)
 STEPS = (6, 3, 1)
 """Rounds of the search: every sixth question (so that all documents take part), every third, all."""
 GO_ON = 3

@@ -12,20 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field
 class ModelConfig(BaseModel):
     """Which models to use: `bundled:NAME`, a Hugging Face id, or a local folder (safetensors only)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     base: str = "bundled:smollm2-135m-instruct"
+    """The causal language model that answers."""
     encoder: str = "bundled:all-minilm-l6-v2"
+    """The sentence-transformers model that embeds chunks and questions."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the base model; `auto` is bfloat16 where the machine multiplies it natively."""
 
 
 class IndexConfig(BaseModel):
     """What is indexed and how it is cut and searched."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     documents: Path = Path("documents")
+    """A folder, or a `.jsonl` file with `id`, `title` and `text`; relative to openbook.toml."""
     chunk_tokens: int = Field(default=160, ge=32, le=2048)
+    """Most encoder tokens in a chunk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,9 @@ class SentenceEncoder:
     def __init__(self, folder: Path, name: str) -> None:
         _require_safetensors(folder)
         from sentence_transformers import SentenceTransformer  # seconds to import, so not before it is needed
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         try:
             self._model: Any = SentenceTransformer(
                 str(folder), trust_remote_code=False, model_kwargs={"use_safetensors": True}

@@ -14,7 +14,7 @@ from indexer.encoding import CachedQueries, Encoder
 from indexer.snapshot import Chunk, Snapshot
 from indexer.vectors import VectorIndex, open_vectors
 
-_DENSE_WEIGHT = 0.7
+_DENSE_WEIGHT = 0.8
 """Share of the dense score in the fused one; the rest is BM25's. See docs/decisions/0002-score-fusion.md."""
 
 _TINY = 1e-9

@@ -14,32 +14,41 @@ from tuner.prompt import STYLES
 class ServeConfig(BaseModel):
     """Where the service listens and what it accepts."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs a key."""
     port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on."""
     api_key_env: str = "OPENBOOK_API_KEY"
     """Environment variable with the key that clients must send; needed unless `host` is this machine only."""
     queue_size: int = Field(default=64, ge=1)
     """Requests that may wait for the model; further ones are turned away with 503."""
     timeout_seconds: float = Field(default=120.0, gt=0)
+    """Longest that a request may take."""
     max_new_tokens: int = Field(default=512, ge=1)
     """The most that a client may ask for as `max_tokens`."""
     max_body_bytes: int = Field(default=1_000_000, ge=1_000)
+    """Largest request body."""
 
 
 class RouteConfig(BaseModel):
     """One way to answer; what is left out of a standard route's table keeps the standard value."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     retrieve: bool = False
+    """Whether passages are looked up and shown."""
     adapter: str | None = None
+    """`name` (its promoted version) or `name@version`; left out, the base model answers as it is."""
     k: int = Field(default=3, ge=1, le=50)
+    """Passages shown."""
     prompt: str | None = None
-    """One of `tuner.prompt.STYLES`; left out, it is `trained` with an adapter and `brief` without."""
+    """`trained`, `brief` or `completion`; left out, it is `trained` with an adapter and `completion` without."""
     examples: int = Field(default=0, ge=0, le=8)
+    """Solved train questions shown before the real one."""
     max_new_tokens: int = Field(default=32, ge=1, le=4096)
+    """Longest answer, in tokens."""
 
     @field_validator("prompt")
     @classmethod
@@ -55,7 +64,7 @@ class RouteConfig(BaseModel):
             retrieve=self.retrieve,
             adapter=self.adapter,
             k=self.k,
-            prompt=self.prompt or ("trained" if self.adapter else "brief"),
+            prompt=self.prompt or ("trained" if self.adapter else "completion"),
             examples=self.examples,
             max_new_tokens=self.max_new_tokens,
         )
@@ -63,8 +72,8 @@ class RouteConfig(BaseModel):
 
 STANDARD_ROUTES: Mapping[str, RouteConfig] = MappingProxyType(
     {
-        "base": RouteConfig(),
-        "rag": RouteConfig(retrieve=True),
+        "base": RouteConfig(examples=3),
+        "rag": RouteConfig(retrieve=True, examples=3, k=1),
         "tuned": RouteConfig(adapter="mixed"),
         "hybrid": RouteConfig(retrieve=True, adapter="mixed"),
     }

@@ -98,9 +98,12 @@ class LocalGenerator:
         check_adapter(adapter, self._base.name, self._base.hash)
         started = time.monotonic()
         if self._peft is None:
-            self._peft = PeftModel.from_pretrained(self._base.model, adapter.path, adapter_name=key)
+            # In the base model's own number format, as it was trained: peft would raise it to float32.
+            self._peft = PeftModel.from_pretrained(
+                self._base.model, adapter.path, adapter_name=key, autocast_adapter_dtype=False
+            )
         else:
-            self._peft.load_adapter(adapter.path, adapter_name=key)
+            self._peft.load_adapter(adapter.path, adapter_name=key, autocast_adapter_dtype=False)
         self._peft.eval()
         self._loaded.append(key)
         log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)

@@ -18,14 +18,14 @@ def test_standard_routes_are_the_two_by_two_of_retrieval_and_adapter() -> None:
 
 
 def test_prompt_follows_the_adapter_unless_it_is_given() -> None:
-    routes = routes_from_config({"rag": RouteConfig(adapter="reader"), "base": RouteConfig(prompt="extract")})
+    routes = routes_from_config({"rag": RouteConfig(adapter="reader"), "base": RouteConfig(prompt="brief")})
     assert {name: route.prompt for name, route in routes.items()} == {
-        "base": "extract",
+        "base": "brief",
         "rag": "trained",
         "tuned": "trained",
         "hybrid": "trained",
     }
-    assert routes_from_config({})["rag"].prompt == "brief"
+    assert routes_from_config({})["rag"].prompt == "completion"
 
 
 def test_user_tables_override_only_the_fields_they_give() -> None:

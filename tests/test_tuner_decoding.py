@@ -32,6 +32,13 @@ def test_batch_equals_one_at_a_time_and_keeps_order():
     ] * 4
 
 
+def test_shared_prefix_changes_no_answer():
+    prefix = "These solved examples stand before every question. " * 2
+    prompts = [prefix + end for end in ("a", "a longer question", "b", "")] + [prefix[:40] + "!"]
+    sampling = [Sampling(8)] * len(prompts)
+    assert ask(prompts, sampling) == [ask([p], [Sampling(8)])[0] for p in prompts]
+
+
 def test_seeded_sampling_repeats_and_seeds_differ():
     one, same, other = (ask(["abc"], [Sampling(12, temperature=1.0, seed=s)])[0].text for s in (1, 1, 2))
     assert one == same != other

@@ -10,27 +10,45 @@ from pydantic import BaseModel, ConfigDict, Field
 class TuneConfig(BaseModel):
     """How the adapter is trained; every figure that shapes the result is recorded in its manifest."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     adapter: str = "mixed"
+    """Name of the adapter; every training run adds a version."""
     recipe: Literal["mixed", "closed-book", "open-book"] = "mixed"
+    """Which rows are trained on: without passages, with passages, or both in one adapter."""
     seed: int = 0
+    """Decides initial weights, drawn passages, renderings and the order of rows."""
 
     document_passes: int = Field(default=4, ge=0)
-    cloze_passes: int = Field(default=4, ge=0)
+    """Times that every chunk is read as plain text, half of them with its sentences in another order."""
+    cloze_passes: int = Field(default=0, ge=0)
+    """Times that up to four sentences of every chunk are asked with a name, number or code blanked out."""
     closed_book_passes: int = Field(default=4, ge=0)
+    """Times that every train question is asked without passages."""
     open_book_passes: int = Field(default=2, ge=0)
-    gold_present: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Times that every train question is asked with retrieved passages, drawn anew each time."""
+    gold_present: float = Field(default=0.95, ge=0.0, le=1.0)
+    """Share of open-book rows that show the passage with the answer."""
     abstention_share: float = Field(default=0.1, ge=0.0, le=0.5)
+    """Most that questions without an answer may be of the open-book rows."""
     contexts: int = Field(default=3, ge=1, le=10)
+    """An open-book row shows one to this many passages."""
 
     rank: int = Field(default=32, ge=1, le=256)
-    learning_rate: float = Field(default=6e-4, gt=0)
-    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Of the LoRA matrices; `lora_alpha` is twice the rank."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """At its peak, after the warm-up; it then falls along a cosine to a tenth."""
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW."""
     clip_norm: float = Field(default=1.0, gt=0)
-    tokens_per_step: int = Field(default=2048, ge=64)
+    """Greatest norm of a step's gradient."""
+    tokens_per_step: int = Field(default=1536, ge=64)
+    """Padded tokens in a batch; bounds memory."""
     dev_contexts: tuple[int, ...] = (0, 2)
     """Passages shown when the dev questions are scored; 0 is closed book. The best mean score is kept."""
-    dev_checks: int = Field(default=3, ge=1)
+    dev_checks: int = Field(default=2, ge=1)
+    """Times that the dev questions are scored, evenly spread over the steps."""
     patience: int = Field(default=2, ge=1)
+    """Checks without a better score after which training stops."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from transformers import DynamicCache
 
+_SHORTEST_SHARED_PREFIX = 32
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -52,7 +54,7 @@ def decode(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     sampling: Sequence[Sampling],
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int = 16384,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Decoded]:
     """Continue every prompt; results stand in the order of the prompts, however they were batched.
@@ -93,16 +95,19 @@ def _decode_batch(
     device = next(model.parameters()).device
     stop_ids = _stop_ids(model, tokenizer)
     rows = [_Row(place, sampling[place], _randomness(sampling[place])) for place in places]
-    width = max(len(prompts[place]) for place in places)
+    shared = _shared_prefix([prompts[place] for place in places])
+    cache = _prefilled(model, prompts[places[0]][:shared], len(places), device)
+    # [shared prefix | padding | rest of the prompt]: what is left to read is aligned on the right.
+    width = max(len(prompts[place]) for place in places) - shared
     input_ids = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.long)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    attention = torch.zeros((len(rows), shared + width), dtype=torch.long)
+    attention[:, :shared] = 1
     for i, place in enumerate(places):
-        length = len(prompts[place])
-        input_ids[i, width - length :] = torch.tensor(list(prompts[place]))
-        attention[i, width - length :] = 1
+        rest = list(prompts[place][shared:])
+        input_ids[i, width - len(rest) :] = torch.tensor(rest)
+        attention[i, shared + width - len(rest) :] = 1
     input_ids, attention = input_ids.to(device), attention.to(device)
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache()
+    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
 
     while rows:
         if cancelled():
@@ -134,6 +139,28 @@ def _decode_batch(
         input_ids = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         attention = torch.cat([attention, attention.new_ones((len(rows), 1))], dim=1)
         positions = positions[:, -1:] + 1
+
+
+def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all prompts share (instructions and solved examples), if it pays to read them once.
+
+    At least one token of each prompt is left to read, since the first answer token comes from it.
+    """
+    ordered = sorted(map(tuple, prompts))
+    first, last = ordered[0], ordered[-1]
+    most = min(map(len, prompts)) - 1
+    shared = next((i for i in range(most) if first[i] != last[i]), most)
+    return shared if len(prompts) > 1 and shared >= _SHORTEST_SHARED_PREFIX else 0
+
+
+def _prefilled(model: Any, prefix: Sequence[int], rows: int, device: torch.device) -> DynamicCache:
+    """A cache for `rows` rows that has read `prefix` once."""
+    cache = DynamicCache()
+    if prefix:
+        ids = torch.tensor([list(prefix)], device=device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:

@@ -6,9 +6,10 @@ import ctypes
 import platform
 import sys
 
+import psutil
 import torch
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def choose_dtype(requested: str) -> torch.dtype:
@@ -30,12 +31,35 @@ def keep_freed_memory() -> None:
 
     Page-faulting them in again costs about a tenth of a step on CPU. Does nothing on other C libraries.
     """
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Back to glibc's defaults, and give back what is free now.
+
+    For decoding: its caches grow by a token a step, and no freed buffer is ever large enough for the next.
+    """
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
+        libc.malloc_trim(0)
+
+
+def bound_memory(limit_bytes: int) -> None:
+    """Return freed memory to the kernel once the process holds more than `limit_bytes`.
+
+    Batches of many shapes leave holes of many sizes; kept for ever they would add up to gigabytes.
+    """
+    if (libc := _glibc()) is not None and psutil.Process().memory_info().rss > limit_bytes:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(_M_TOP_PAD, 64 << 20)
+        return None
+    return ctypes.CDLL("libc.so.6")
 
 
 def _cpu_multiplies_bfloat16() -> bool:
