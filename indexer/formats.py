@@ -27,6 +27,8 @@ def read_file(path: Path) -> tuple[str, str]:
         declared, text = _PARSERS[path.suffix.lower()](path.read_bytes())
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except ImportError:
+        raise  # the installation is broken, not the file
     except Exception as error:  # parsers raise anything on damaged input
         raise CorpusError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); repair or remove it"
