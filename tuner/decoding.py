@@ -54,7 +54,7 @@ def decode(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     sampling: Sequence[Sampling],
-    max_batch_tokens: int = 16384,
+    max_batch_tokens: int = 8192,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Decoded]:
     """Continue every prompt; results stand in the order of the prompts, however they were batched.

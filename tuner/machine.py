@@ -6,7 +6,6 @@ import ctypes
 import platform
 import sys
 
-import psutil
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -47,12 +46,12 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def bound_memory(limit_bytes: int) -> None:
-    """Return freed memory to the kernel once the process holds more than `limit_bytes`.
+def return_holes() -> None:
+    """Return what is free now, without changing what is kept from here on.
 
-    Batches of many shapes leave holes of many sizes; kept for ever they would add up to gigabytes.
+    Batches of many shapes leave holes of many sizes; never returned, they would add up to gigabytes.
     """
-    if (libc := _glibc()) is not None and psutil.Process().memory_info().rss > limit_bytes:
+    if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
 

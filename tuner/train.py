@@ -22,7 +22,7 @@ from tuner.config import TuneConfig
 from tuner.examples import Row
 from tuner.fast_lora import fast_lora
 from tuner.loss import frozen_head_loss
-from tuner.machine import bound_memory, keep_freed_memory, return_freed_memory
+from tuner.machine import keep_freed_memory, return_freed_memory, return_holes
 from tuner.methods import attach_adapter, detach_adapter
 
 log = logging.getLogger("openbook.tuner")
@@ -31,7 +31,7 @@ ADAPTER = "openbook"
 _ROWS_IN_WINDOW = 512
 _EAGER_ATTENTION_BELOW = 192
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-_RESIDENT_BYTES = 9 << 29
+_STEPS_BETWEEN_RETURNS = 12
 
 DevScores = Callable[[Any], dict[str, float]]
 """Scores of the model as it is now on the dev questions; the entry `score` decides which weights are kept."""
@@ -177,7 +177,8 @@ class _Run:
 
     def _step(self, batch: list[Row], advance: Advance) -> None:
         started = time.monotonic()
-        bound_memory(_RESIDENT_BYTES)
+        if self.state.step % _STEPS_BETWEEN_RETURNS == 0:
+            return_holes()
         rate = _learning_rate(self.state.step, len(self.plan.batches), self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
