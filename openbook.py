@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.logging import RichHandler
 
 from indexer.config import Workspace
@@ -78,6 +79,10 @@ def index(context: click.Context, workspace: Workspace, as_json: bool) -> None:
     """Make the index equal the documents (the same as `index sync`)."""
     if context.invoked_subcommand is None:
         _index_sync(workspace, as_json)
+    elif context.get_parameter_source("workspace") is not ParameterSource.DEFAULT:
+        raise click.UsageError(
+            f"--workspace belongs after the sub-command: openbook index {context.invoked_subcommand}"
+        )
 
 
 @index.command("sync")

@@ -11,6 +11,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -84,8 +85,10 @@ def load_settings(workspace: Workspace) -> Settings:
     try:
         values = TomlConfigSettingsSource(Settings, workspace.config_file)()
         return Settings(**values)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{workspace.config_file} is not valid TOML: {error}") from error
+    except SettingsError as error:
+        raise ConfigError(f"an environment variable OPENBOOK_... cannot be used: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -27,6 +27,7 @@ from indexer.readers import read_questions
 from indexer.retrieval_metrics import retrieval_scores
 from indexer.retriever import Retriever
 from service.routes import Route
+from tuner.leakage import check_leakage
 
 RETRIEVAL_DEPTH = 10
 """How many chunks retrieval is scored on, whatever the routes show."""
@@ -136,6 +137,7 @@ def _evaluate_here(
 ) -> Evaluation:
     most_examples = max([*EXAMPLES, *(route.examples for route in routes.values())])
     local = open_local(workspace, model, settings, routes, most_examples)
+    check_leakage(local.questions)
     test = _test_questions(local.questions, settings, routes)
     if select:
         dev = [question for question in local.questions if question.split is Split.DEV]

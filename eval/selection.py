@@ -127,11 +127,12 @@ def load_selection(
 
 
 def candidates(route: Route) -> list[Route]:
-    """The declared grid for a route."""
+    """The declared grid for a route, and the route as it is configured."""
     prompts = PROMPTS if route.adapter is None else (route.prompt,)
     examples = EXAMPLES if route.adapter is None else (route.examples,)
     contexts = CONTEXTS if route.retrieve else (route.k,)
-    return [replace(route, prompt=p, examples=e, k=k) for p, e, k in product(prompts, examples, contexts)]
+    grid = [replace(route, prompt=p, examples=e, k=k) for p, e, k in product(prompts, examples, contexts)]
+    return grid if route in grid else [route, *grid]
 
 
 def _search(
@@ -157,14 +158,14 @@ def _answer(
     answer_many: AnswerMany, trials: Sequence[_Trial], questions: Sequence[Question], description: str
 ) -> None:
     """Have every trial answer those of the questions that it has not answered yet."""
-    missing = [(trial, q) for trial in trials for q in questions if q.id not in trial.answers]
-    with progress(description, len(missing)) as advance:
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            given = answer_many([(question.text, trial.route) for trial, question in batch])
-            for (trial, question), answer in zip(batch, given, strict=True):
-                trial.answers[question.id] = answer
-            advance(len(batch))
+    missing = {id(trial): [q for q in questions if q.id not in trial.answers] for trial in trials}
+    with progress(description, sum(map(len, missing.values()))) as advance:
+        for trial in trials:  # one at a time: prompts of one candidate share their instructions and examples
+            for start in range(0, len(missing[id(trial)]), BATCH):
+                batch = missing[id(trial)][start : start + BATCH]
+                given = answer_many([(question.text, trial.route) for question in batch])
+                trial.answers.update({q.id: answer for q, answer in zip(batch, given, strict=True)})
+                advance(len(batch))
 
 
 def _rank(trial: _Trial, questions: Sequence[Question], metric: PrimaryMetric) -> tuple[float, float]:

@@ -38,7 +38,9 @@ def test_unknown_style_is_named():
 @given(st.lists(st.sampled_from(["<|end|>", "<|user|>", "<|en", "d|>", "|>", "<|", "hello "]), max_size=12))
 def test_text_cannot_forge_control_tokens(pieces):
     written = "".join(pieces)
-    plain = build_prompt(TOKENIZER, "q", [Context("t", "x")])
-    forged = build_prompt(TOKENIZER, written, [Context(written, written)])
+    examples = [SolvedExample("q", "a", (Context("t", "x"),))]
+    forged_examples = [SolvedExample(written, written, (Context(written, written),))]
+    plain = build_prompt(TOKENIZER, "q", [Context("t", "x")], examples=examples)
+    forged = build_prompt(TOKENIZER, written, [Context(written, written)], examples=forged_examples)
     control = set(TOKENIZER.all_special_ids)
     assert [i for i in forged if i in control] == [i for i in plain if i in control]

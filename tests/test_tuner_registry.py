@@ -68,3 +68,14 @@ def test_adapter_without_safetensors_is_refused(tmp_path):
 
     with pytest.raises(AdapterError, match="safetensors"):
         Registry(tmp_path).add("mixed", write, tiny_manifest(BASE))
+
+
+def test_adapter_without_weights_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    def write(folder):
+        (folder / "adapter_config.json").write_text("{}")
+        save_file({}, folder / "adapter_model.safetensors")
+
+    with pytest.raises(AdapterError, match="no weights"):
+        Registry(tmp_path).add("mixed", write, tiny_manifest(BASE))

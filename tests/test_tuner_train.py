@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -60,7 +62,7 @@ def weights_of(trained, folder):
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return bool(a) and a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_batch_loss_and_gradients_equal_row_by_row_training():
@@ -155,18 +157,40 @@ def test_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypatch,
         nonlocal calls
         calls += 1
         if calls == stop_after:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments)
 
-    store = CheckpointStore(tmp_path / "part")
+    store, dev = CheckpointStore(tmp_path / "part"), Improving()
     monkeypatch.setattr(training, "batch_loss", interrupting)
-    dev = Improving()
     with pytest.raises(KeyboardInterrupt):
         train(tiny_base(), plan, SETTINGS, dev, store)
-    monkeypatch.setattr(training, "batch_loss", real)
     resumed = train(tiny_base(), plan, SETTINGS, dev, store)
-    assert resumed.steps == whole.steps
+    assert calls == len(plan.batches)
+    assert (resumed.steps, resumed.history) == (whole.steps, whole.history)
     assert same(weights_of(whole, tmp_path / "w1"), weights_of(resumed, tmp_path / "w2"))
+
+
+def test_interrupt_during_a_dev_check_keeps_its_result(tmp_path):
+    plan, store = plan_batches(rows() * 2, SETTINGS), CheckpointStore(tmp_path / "c")
+    dev = Improving()
+
+    def interrupting(model):
+        if len(dev.scores) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return dev(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_base(), plan, SETTINGS, interrupting, store)
+    trained = train(tiny_base(), plan, SETTINGS, dev, store)
+    assert [h.scores["score"] for h in trained.history] == [0.1, 0.2]
+
+
+def test_damaged_checkpoint_is_set_aside(tmp_path):
+    plan, store = plan_batches(rows(), SETTINGS), CheckpointStore(tmp_path / "c")
+    train(tiny_base(), plan, SETTINGS, Improving(), store)
+    file = tmp_path / "c" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert len(train(tiny_base(), plan, SETTINGS, Improving(), store).history) == 2
 
 
 def test_checkpoint_of_another_plan_is_not_continued(tmp_path):

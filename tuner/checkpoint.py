@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from indexer.files import fsync_folder
+
+log = logging.getLogger("openbook.tuner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,16 @@ class CheckpointStore:
         folder = self.folder if self.folder.exists() else old
         if not (folder / "state.json").is_file():
             return None
-        plain = json.loads((folder / "state.json").read_text())
+        try:
+            plain = json.loads((folder / "state.json").read_text())
+            tensors = load_file(folder / "state.safetensors")
+        except (OSError, ValueError, SafetensorError):
+            log.warning("the checkpoint in %s is damaged; training starts anew", folder)
+            return None
         if plain["identity"] != identity:
             return None
         plain["history"] = [History(**h) for h in plain["history"]]
         checkpoint = Checkpoint(**plain)
-        tensors = load_file(folder / "state.safetensors")
         checkpoint.weights, checkpoint.best = tensors.pop("weights"), tensors.pop("best", None)
         checkpoint.optimizer = {name.removeprefix("optimizer/"): tensor for name, tensor in tensors.items()}
         return checkpoint

@@ -187,7 +187,7 @@ def _inputs(
         "prompt_hash": prompt_hash(),
         "recipe": settings.recipe,
         "method": "lora",
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
     }
 

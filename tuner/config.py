@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +12,7 @@ class TuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    adapter: str = "mixed"
+    adapter: str = Field(default="mixed", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     """Name of the adapter; every training run adds a version."""
     recipe: Literal["mixed", "closed-book", "open-book"] = "mixed"
     """Which rows are trained on: without passages, with passages, or both in one adapter."""
@@ -46,7 +46,7 @@ class TuneConfig(BaseModel):
     """Greatest norm of a step's gradient."""
     tokens_per_step: int = Field(default=1536, ge=64)
     """Padded tokens in a batch; bounds memory."""
-    dev_contexts: tuple[int, ...] = (0, 2)
+    dev_contexts: tuple[Annotated[int, Field(ge=0, le=20)], ...] = Field(default=(0, 2), min_length=1)
     """Passages shown when the dev questions are scored; 0 is closed book. The best mean score is kept."""
     dev_checks: int = Field(default=2, ge=1)
     """Times that the dev questions are scored, evenly spread over the steps."""

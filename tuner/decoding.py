@@ -10,6 +10,8 @@ import torch
 from transformers import DynamicCache
 
 _SHORTEST_SHARED_PREFIX = 32
+_GREEDY_BELOW = 1e-4
+"""Dividing by a smaller temperature overflows, and would change nothing."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -207,6 +209,6 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _randomness(sampling: Sampling) -> torch.Generator | None:
-    if sampling.temperature <= 0:
+    if sampling.temperature < _GREEDY_BELOW:
         return None
     return torch.Generator().manual_seed(sampling.seed)

@@ -82,8 +82,8 @@ def build_prompt(
     if style not in STYLES:
         raise PromptError(f"unknown prompt style {style!r}; choose one of {', '.join(STYLES)}")
     clean = _without_control_tokens(tokenizer)
-    contexts = [Context(clean(c.title), clean(c.text)) for c in contexts]
-    text = render_prompt(tokenizer, clean(question), contexts, STYLES[style], examples)
+    shown = [SolvedExample(clean(e.question), clean(e.answer), _cleaned(clean, e.contexts)) for e in examples]
+    text = render_prompt(tokenizer, clean(question), _cleaned(clean, contexts), STYLES[style], shown)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -126,6 +126,10 @@ def _without_control_tokens(tokenizer: Any) -> Callable[[str], str]:
         return text
 
     return clean if control.pattern else str
+
+
+def _cleaned(clean: Callable[[str], str], contexts: Sequence[Context]) -> tuple[Context, ...]:
+    return tuple(Context(clean(c.title), clean(c.text)) for c in contexts)
 
 
 def _user_turn(question: str, contexts: Sequence[Context]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
+from safetensors import safe_open
 
 from indexer.files import fsync_folder, hash_files, write_atomically
 
@@ -127,6 +128,7 @@ class Registry:
         aside = Path(tempfile.mkdtemp(prefix=".new.", dir=home))
         try:
             write(aside)
+            _require_weights(aside / "adapter_model.safetensors")
             complete = Manifest.model_validate({**manifest, "weights_hash": adapter_hash(aside)})
             (aside / "manifest.json").write_text(complete.model_dump_json(indent=2))
             aside.chmod(0o755)
@@ -155,6 +157,14 @@ def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str
         raise AdapterError(
             f"the weights of adapter {adapter.key} are damaged; train it again with `openbook tune`"
         )
+
+
+def _require_weights(file: Path) -> None:
+    if not file.is_file():
+        raise AdapterError(f"{file.name} is missing; only PEFT adapters in safetensors are loaded")
+    with safe_open(file, framework="pt") as tensors:
+        if not tensors.keys():
+            raise AdapterError(f"{file.name} has no weights in it")
 
 
 def adapter_hash(folder: Path) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from indexer.files import hash_json
@@ -21,6 +23,7 @@ from tuner.checkpoint import Checkpoint, CheckpointStore, History
 from tuner.config import TuneConfig
 from tuner.examples import Row
 from tuner.fast_lora import fast_lora
+from tuner.interrupt import interrupt_between_steps
 from tuner.loss import frozen_head_loss
 from tuner.machine import keep_freed_memory, return_freed_memory, return_holes
 from tuner.methods import attach_adapter, detach_adapter
@@ -31,7 +34,7 @@ ADAPTER = "openbook"
 _ROWS_IN_WINDOW = 512
 _EAGER_ATTENTION_BELOW = 192
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-_STEPS_BETWEEN_RETURNS = 12
+_STEPS_BETWEEN_RETURNS = 6
 
 DevScores = Callable[[Any], dict[str, float]]
 """Scores of the model as it is now on the dev questions; the entry `score` decides which weights are kept."""
@@ -43,14 +46,20 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run produced; `save` writes the best adapter in PEFT's format into a folder."""
+    """What a run produced: the best adapter by dev score, and how it came about."""
 
-    save: Callable[[Path], None]
+    weights: dict[str, Tensor]
+    config: PeftConfig
     dev_scores: dict[str, float]
     history: list[History]
     steps: int
     tokens: int
     seconds: float
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter into `folder` in PEFT's own format."""
+        save_file(self.weights, folder / "adapter_model.safetensors")
+        self.config.save_pretrained(str(folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ def train(
 ) -> Trained:
     """Train one adapter over `plan`; continues from `checkpoints` if that holds this very plan.
 
-    Ctrl-C (KeyboardInterrupt) saves a checkpoint and is raised again. Raises TrainingDivergedError.
+    Ctrl-C ends the step under way, saves a checkpoint and raises KeyboardInterrupt. Raises TrainingDivergedError.
     The base model's weights are the same before and after.
     """
     model = attach_adapter(base.model, settings, ADAPTER)
@@ -141,39 +150,44 @@ class _Run:
             self._restore(found)
 
     def go(self) -> None:
-        total = len(self.plan.batches)
+        """Every step and dev check that the state has not seen yet."""
+        total, state = len(self.plan.batches), self.state
         checks = {round(total * (i + 1) / self.settings.dev_checks) for i in range(self.settings.dev_checks)}
         last_saved = time.monotonic()
         keep_freed_memory()
-        with progress("training", sum(map(_size, self.plan.batches))) as advance:
-            advance(sum(map(_size, self.plan.batches[: self.state.step])))
-            try:
-                while self.state.step < total and not self.state.stopped:
-                    self._step(self.plan.batches[self.state.step], advance)
-                    if self.state.step in checks:
+        try:
+            with (
+                interrupt_between_steps() as interrupted,
+                progress("training", sum(map(_size, self.plan.batches))) as advance,
+            ):
+                advance(sum(map(_size, self.plan.batches[: state.step])))
+                while True:
+                    if state.step in checks and not self._is_checked():
                         self._check()
                         self._save()
-                    elif time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    if state.step >= total or state.stopped:
+                        return
+                    if interrupted():
+                        self._save()
+                        raise KeyboardInterrupt
+                    self._step(self.plan.batches[state.step], advance)
+                    if time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS:
                         self._save()
                         last_saved = time.monotonic()
-            except KeyboardInterrupt:
-                self._save()
-                raise
-            finally:
-                return_freed_memory()
+        finally:
+            return_freed_memory()
 
     def finished(self) -> Trained:
+        """The best weights, copied out: the adapter is about to be detached from the base model."""
         self._load(self.state.best if self.state.best is not None else self.master.detach())
-
-        def save(folder: Path) -> None:
-            self.model.save_pretrained(folder, selected_adapters=[ADAPTER])
-            # PEFT puts adapters not called "default" into a folder of their own.
-            for file in (folder / ADAPTER).iterdir():
-                file.rename(folder / file.name)
-            (folder / ADAPTER).rmdir()
-
+        tensors = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        config = self.model.peft_config[ADAPTER]
+        config.inference_mode = True
         state = self.state
-        return Trained(save, state.best_scores, state.history, state.step, state.tokens, state.seconds)
+        return Trained(
+            weights, config, state.best_scores, state.history, state.step, state.tokens, state.seconds
+        )
 
     def _step(self, batch: list[Row], advance: Advance) -> None:
         started = time.monotonic()
@@ -199,6 +213,9 @@ class _Run:
         self.state.seconds += time.monotonic() - started
         self.state.losses.append(value)
         advance(_size(batch), f"loss {value:.2f}")
+
+    def _is_checked(self) -> bool:
+        return bool(self.state.history) and self.state.history[-1].step == self.state.step
 
     def _check(self) -> None:
         """Score on dev, keep the weights if they are the best so far, stop when patience runs out."""
