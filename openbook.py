@@ -276,6 +276,8 @@ def _eval(
     from eval.commands import eval_run
 
     routes = routes_from_config(settings.routes)
+    for name in {name for pair in settings.eval.contrasts for name in pair} - routes.keys():
+        raise ConfigError(f"eval.contrasts names the unknown route {name!r}; known: {', '.join(routes)}")
     key = os.environ.get(settings.serve.api_key_env)
     eval_run(workspace, settings.model, settings.eval, routes, url, key, select, fail_under, as_json)
 
@@ -293,16 +295,21 @@ def _open(workspace: Workspace, settings: Settings, routes: Mapping[str, Route])
 
 
 def _available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:
-    """Routes whose adapter is trained; without any adapter the service still answers by the others."""
-    from tuner.registry import Registry
+    """Routes whose adapter can be used; without any adapter the service still answers by the others."""
+    from tuner.base_model import resolve_model, weights_hash
+    from tuner.registry import AdapterError, Registry, check_adapter
 
-    trained = set(Registry(workspace.adapters).names())
-    routes = routes_from_config(settings.routes)
-    ready = {n: r for n, r in routes.items() if r.adapter is None or r.adapter.partition("@")[0] in trained}
-    for name in routes.keys() - ready.keys():
-        click.echo(
-            f"route {name!r} is left out: its adapter {routes[name].adapter!r} is not trained yet", err=True
-        )
+    base_hash = weights_hash(resolve_model(settings.model.base))
+    ready = {}
+    for name, route in routes_from_config(settings.routes).items():
+        try:
+            if route.adapter is not None:
+                adapter = Registry(workspace.adapters).resolve(route.adapter)
+                check_adapter(adapter, settings.model.base, base_hash)
+        except AdapterError as error:
+            click.echo(f"route {name!r} is left out: {error}", err=True)
+        else:
+            ready[name] = route
     return ready
 
 

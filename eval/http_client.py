@@ -52,6 +52,7 @@ class HttpAnswerer:
             adapter_hashes={name: f"{adapter} at {url}" for name, adapter in adapters.items()},
             corpus_hash=None if generation is None else f"generation {generation} at {url}",
             index_generation=generation,
+            making="",
             examples_hash=url,
         )
 

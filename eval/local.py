@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eval.config import EvalConfig
@@ -13,9 +12,9 @@ from eval.provenance import Setup, questions_hash
 from eval.selection import load_selection
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
-from indexer.database import open_published
+from indexer.database import Meta, open_published
 from indexer.encoding import load_encoder
-from indexer.files import hash_text
+from indexer.files import hash_json, hash_text
 from indexer.readers import read_questions
 from indexer.retriever import Index, Retriever
 from service.answering import Answerer
@@ -23,7 +22,7 @@ from service.assembly import solved_examples
 from service.generation import LocalGenerator
 from service.routes import Route
 from tuner.base_model import load_base, resolve_model, weights_hash
-from tuner.registry import AdapterError, AdapterVersion, Registry
+from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
 
 log = logging.getLogger("openbook.eval")
 
@@ -62,17 +61,22 @@ def local_setup(
     """What identifies the routes of a workspace, found without loading a model."""
     registry = Registry(workspace.adapters)
     adapters = {r.name: registry.resolve(r.adapter) for r in routes.values() if r.adapter is not None}
-    corpus_hash, generation = _published(workspace) if _any_retrieves(routes) else (None, None)
+    base_hash = weights_hash(resolve_model(model.base))
+    for adapter in adapters.values():
+        check_adapter(adapter, model.base, base_hash)
+    meta = _published(workspace) if _any_retrieves(routes) else None
+    corpus_hash = meta.corpus_hash if meta else None
     _warn_of_other_corpora(adapters.values(), corpus_hash)
     train = [question for question in questions if question.split is Split.TRAIN]
     return Setup(
         source="in process",
         base_model=model.base,
-        base_model_hash=weights_hash(resolve_model(model.base)),
+        base_model_hash=base_hash,
         adapters={name: adapter.key for name, adapter in adapters.items()},
         adapter_hashes={name: adapter.manifest.weights_hash for name, adapter in adapters.items()},
         corpus_hash=corpus_hash,
-        index_generation=generation,
+        index_generation=meta.generation if meta else None,
+        making=hash_json([asdict(meta.making) if meta else None, model.dtype]),
         examples_hash=hash_text(questions_hash(train), corpus_hash or ""),
     )
 
@@ -103,10 +107,10 @@ def _any_retrieves(routes: Mapping[str, Route]) -> bool:
     return any(route.retrieve for route in routes.values())
 
 
-def _published(workspace: Workspace) -> tuple[str, int]:
+def _published(workspace: Workspace) -> Meta:
     connection, meta = open_published(workspace.database)
-    with closing(connection):
-        return meta.corpus_hash, meta.generation
+    connection.close()
+    return meta
 
 
 def _adapter_exists(workspace: Workspace, route: Route) -> bool:

@@ -33,6 +33,8 @@ class Setup:
     """Their weights: a version number can come back after a registry is deleted, weights do not."""
     corpus_hash: str | None
     index_generation: int | None
+    making: str
+    """How documents are cut and embedded, and the number format of the model."""
     examples_hash: str
     """Identity of the solved examples that routes may show."""
 
@@ -45,7 +47,7 @@ def route_identity(route: Route, setup: Setup) -> str:
             asdict(route),
             setup.base_model_hash,
             setup.adapter_hashes.get(route.name),
-            [setup.corpus_hash, setup.index_generation] if route.retrieve else None,
+            [setup.corpus_hash, setup.index_generation, setup.making] if route.retrieve else None,
             setup.examples_hash if route.examples else None,
             prompt_hash(),
         ]

@@ -100,6 +100,9 @@ class ChatRequest(BaseModel):
     tools: None = None
     logprobs: Literal[False] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logit_bias: dict[str, float] | None = Field(default=None, max_length=0)
 
     def question(self) -> str:
         """The last user message; empty if there is none."""

@@ -24,6 +24,7 @@ SETUP = Setup(
     adapter_hashes={"tuned": "weights", "hybrid": "weights"},
     corpus_hash="corpus",
     index_generation=1,
+    making="making",
     examples_hash="examples",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -183,11 +184,17 @@ def _inputs(
         "base_model": model.base,
         "base_model_hash": weights_hash(resolve_model(model.base)),
         "corpus_hash": retriever.corpus_hash,
-        "questions_hash": hash_json(sorted([q.id, q.text, list(q.answers), q.split] for q in questions)),
+        "questions_hash": hash_json(
+            sorted([q.id, q.text, list(q.answers), list(q.document_ids), q.split] for q in questions)
+        ),
         "prompt_hash": prompt_hash(),
         "recipe": settings.recipe,
         "method": "lora",
-        "settings": settings.model_dump(mode="json"),
+        "settings": {
+            **settings.model_dump(mode="json"),
+            "dtype": model.dtype,
+            "index": asdict(retriever.snapshot.meta.making),
+        },
         "seed": settings.seed,
     }
 
