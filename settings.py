@@ -108,9 +108,9 @@ def _reference_lines() -> Iterator[str]:
     yield "# Configuration"
     yield ""
     yield "`openbook init DIR` writes a commented `openbook.toml`; every key may be left out. The environment"
-    yield "overrides the file: `OPENBOOK_INDEX__CHUNK_TOKENS=128` sets `index.chunk_tokens`. `index.documents` and"
-    yield "`eval.questions` are relative to `openbook.toml`, model folders to where you are. An unknown key is an error. This page"
-    yield "is made from the code by `make reference`."
+    yield "overrides the file: `OPENBOOK_INDEX__CHUNK_TOKENS=128` sets `index.chunk_tokens`. An unknown key is an error."
+    yield "`index.documents` and `eval.questions` are relative to `openbook.toml`, model folders to where you are."
+    yield "This page is made from the code by `make reference`."
     for name, field in Settings.model_fields.items():
         section: type[BaseModel] = RouteConfig if name == "routes" else field.annotation  # type: ignore[assignment]
         yield ""

@@ -34,7 +34,7 @@ ADAPTER = "openbook"
 _ROWS_IN_WINDOW = 512
 _EAGER_ATTENTION_BELOW = 192
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-_STEPS_BETWEEN_RETURNS = 50
+_STEPS_BETWEEN_RETURNS = 10
 
 DevScores = Callable[[Any], dict[str, float]]
 """Scores of the model as it is now on the dev questions; the entry `score` decides which weights are kept."""
