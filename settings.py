@@ -108,7 +108,7 @@ def _reference_lines() -> Iterator[str]:
     yield "# Configuration"
     yield ""
     yield "`openbook init DIR` writes a commented `openbook.toml`; every key may be left out. The environment"
-    yield "overrides the file: `OPENBOOK_INDEX__CHUNK_TOKENS=128` sets `index.chunk_tokens`. An unknown key is an error."
+    yield "overrides the file: `OPENBOOK_INDEX__CHUNK_TOKENS=128` sets `index.chunk_tokens`. Unknown keys are errors."
     yield "`index.documents` and `eval.questions` are relative to `openbook.toml`, model folders to where you are."
     yield "This page is made from the code by `make reference`."
     for name, field in Settings.model_fields.items():
