@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from rich.console import Console
 from rich.logging import RichHandler
 
 from indexer.config import Workspace
@@ -324,7 +325,11 @@ def _copy_sample(workspace: Workspace) -> None:
 def main() -> None:
     """Run the command line; expected errors end in one line and exit code 1 (failed) or 2 (bad usage)."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
     logging.getLogger("openbook").setLevel(logging.INFO)
     logging.getLogger("openbook.indexer").setLevel(logging.WARNING)  # its report is printed anyway
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -147,7 +147,8 @@ class Answerer:
             for (question, route), found in zip(pairs, hits, strict=True):
                 adapter = self._registry.resolve(route.adapter).key if route.adapter else None
                 chosen = sampling or Sampling(route.max_new_tokens)
-                chosen = replace(chosen, stop=(*chosen.stop, *STYLES[route.prompt].stop))
+                stops = dict.fromkeys((*chosen.stop, *STYLES[route.prompt].stop))
+                chosen = replace(chosen, stop=tuple(stops))
                 prompt, shown = self._fit_prompt(question, route, found, chosen.max_new_tokens)
                 prepared.append(
                     Prepared(

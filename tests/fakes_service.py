@@ -123,6 +123,6 @@ def make_answerer(
         generator,
         cast("Index", index or FakeIndex()),
         Registry(root),
-        routes_from_config(tables or {}),
+        routes_from_config({"rag": RouteConfig(k=3)} if tables is None else tables),
         examples,
     )

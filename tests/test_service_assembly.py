@@ -100,7 +100,8 @@ def test_no_examples_are_made_where_no_route_shows_any() -> None:
 def test_route_shows_its_examples(indexed: Workspace) -> None:
     routes = routes_from_config({"rag": RouteConfig(examples=2)})
     answerer = open_answerer(indexed, ModelConfig(), routes, QUESTIONS)
-    plain = open_answerer(indexed, ModelConfig(), routes_from_config({}), QUESTIONS)
+    without = routes_from_config({"rag": RouteConfig(examples=0)})
+    plain = open_answerer(indexed, ModelConfig(), without, QUESTIONS)
     asked = "What does the bakery sell?"
     assert answerer.answer(asked, "rag").prompt_tokens > plain.answer(asked, "rag").prompt_tokens
 

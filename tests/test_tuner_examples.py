@@ -49,7 +49,7 @@ def test_answer_stays_where_the_gold_passage_is_left_out():
 
 
 def test_unanswerable_questions_end_in_abstention_with_passages_shown():
-    row = builder().open_book_rows(random.Random(0))[1]
+    row = builder(abstention_share=0.5).open_book_rows(random.Random(0))[1]
     prompt, completion = text_of(row)
     assert row.kind is RowKind.ABSTENTION
     assert "[1] " in prompt
