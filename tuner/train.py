@@ -82,8 +82,8 @@ class Plan:
 def plan_batches(rows: Sequence[Row], settings: TuneConfig) -> Plan:
     """Shuffle all rows, then group those of similar length within windows of the shuffled order.
 
-    So little of a batch is padding, and yet kinds and lengths alternate. Facts first and answering afterwards
-    was worse at reading on dev: what a high learning rate spoils early is not mended later.
+    So little of a batch is padding, and yet kinds and lengths alternate. One run with facts first and answering
+    afterwards read worse on dev; as its passages and learning rate differed too, that is a hint, not a finding.
     """
     randomness = random.Random(settings.seed)
     shuffled = list(rows)
