@@ -47,11 +47,6 @@ class Checkpoint:
     best: Tensor | None = None
     optimizer: dict[str, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def fresh(cls, identity: str) -> Checkpoint:
-        """The state before the first step."""
-        return cls(identity)
-
 
 _TENSOR_FIELDS = ("weights", "best", "optimizer")
 

@@ -17,6 +17,7 @@ from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.files import hash_json
 from indexer.retriever import Retriever
+from indexer.snapshot import Chunk
 from tuner.base_model import BaseModel, load_base, resolve_model, weights_hash
 from tuner.card import write_card
 from tuner.checkpoint import CheckpointStore
@@ -69,7 +70,7 @@ def tune(
     base = load_base(model.base, model.dtype)
     search = _search(retriever)
     train_questions = [q for q in learning if q.split is Split.TRAIN]
-    passages = [Passage(c.document_id, c.title, c.text) for c in retriever.snapshot.all_chunks()]
+    passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
     rows = build_rows(RowBuilder(base.tokenizer, passages, train_questions, search, settings), settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
@@ -168,12 +169,13 @@ class _Speaker:
 
 def _search(retriever: Retriever) -> Search:
     def search(questions: Sequence[str], k: int) -> list[list[Passage]]:
-        return [
-            [Passage(h.chunk.document_id, h.chunk.title, h.chunk.text) for h in hits]
-            for hits in retriever.search(questions, k)
-        ]
+        return [[_passage(hit.chunk) for hit in hits] for hits in retriever.search(questions, k)]
 
     return search
+
+
+def _passage(chunk: Chunk) -> Passage:
+    return Passage(chunk.document_id, chunk.title, chunk.text)
 
 
 def _inputs(

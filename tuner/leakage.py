@@ -17,11 +17,10 @@ class LeakageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LeakageReport:
-    """What was compared: all `test` questions with all `others`; the greatest similarity found in a group."""
+    """What was compared: all `test` questions with all `others`."""
 
     test: int
     others: int
-    groups: int
 
 
 def check_leakage(questions: Sequence[Question]) -> LeakageReport:
@@ -45,7 +44,7 @@ def check_leakage(questions: Sequence[Question]) -> LeakageReport:
             "give each pair the same split or remove one of them"
         )
     test = sum(q.split is Split.TEST for q in questions)
-    return LeakageReport(test, len(questions) - test, len(groups))
+    return LeakageReport(test, len(questions) - test)
 
 
 def format_leakage(report: LeakageReport) -> str:

@@ -128,8 +128,8 @@ class Registry:
         aside = Path(tempfile.mkdtemp(prefix=".new.", dir=home))
         try:
             write(aside)
-            _require_weights(aside / "adapter_model.safetensors")
             complete = Manifest.model_validate({**manifest, "weights_hash": adapter_hash(aside)})
+            _require_tensors(aside / "adapter_model.safetensors")
             (aside / "manifest.json").write_text(complete.model_dump_json(indent=2))
             aside.chmod(0o755)
             version = max(self.versions(name), default=0) + 1
@@ -159,9 +159,7 @@ def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str
         )
 
 
-def _require_weights(file: Path) -> None:
-    if not file.is_file():
-        raise AdapterError(f"{file.name} is missing; only PEFT adapters in safetensors are loaded")
+def _require_tensors(file: Path) -> None:
     with safe_open(file, framework="pt") as tensors:
         if not tensors.keys():
             raise AdapterError(f"{file.name} has no weights in it")

@@ -145,7 +145,7 @@ class _Run:
             fused=True,
         )
         self.identity = hash_json([plan.identity, settings.model_dump(), base.hash, str(base.dtype)])
-        self.state = Checkpoint.fresh(self.identity)
+        self.state = Checkpoint(self.identity)
         if (found := checkpoints.load(self.identity)) is not None:
             self._restore(found)
 
