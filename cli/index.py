@@ -1,0 +1,63 @@
+"""`openbook index`: the documents and what is retrieved from them."""
+
+from __future__ import annotations
+
+import click
+from click.core import ParameterSource
+
+from cli.options import json_option, workspace_option
+from indexer.config import Workspace
+from settings import load_settings
+
+
+@click.group(invoke_without_command=True)
+@workspace_option
+@json_option
+@click.pass_context
+def index(context: click.Context, workspace: Workspace, as_json: bool) -> None:
+    """Make the index equal the documents (the same as `index sync`)."""
+    if context.invoked_subcommand is None:
+        sync_index(workspace, as_json)
+    elif context.get_parameter_source("workspace") is not ParameterSource.DEFAULT:
+        raise click.UsageError(
+            f"--workspace belongs after the sub-command: openbook index {context.invoked_subcommand}"
+        )
+
+
+@index.command("sync")
+@workspace_option
+@json_option
+def index_sync_command(workspace: Workspace, as_json: bool) -> None:
+    """Make the index equal the documents; only what changed is embedded."""
+    sync_index(workspace, as_json)
+
+
+@index.command("verify")
+@workspace_option
+@json_option
+def index_verify_command(workspace: Workspace, as_json: bool) -> None:
+    """Check that database, full text and vectors hold the same chunks."""
+    from indexer.commands import index_verify
+
+    load_settings(workspace)
+    index_verify(workspace, as_json)
+
+
+@index.command("search")
+@workspace_option
+@json_option
+@click.argument("query")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1, 100))
+def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int) -> None:
+    """Show the chunks that QUERY finds, with scores by source."""
+    from indexer.commands import index_search
+
+    index_search(workspace, load_settings(workspace).model, query, k, as_json)
+
+
+def sync_index(workspace: Workspace, as_json: bool) -> None:
+    """Bring the index up to date and say what that took."""
+    from indexer.commands import index_sync
+
+    settings = load_settings(workspace)
+    index_sync(workspace, settings.index, settings.model, as_json)

@@ -1,0 +1,83 @@
+"""`openbook ask` and `openbook serve`: answers by route, once or over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import json_option, workspace_option
+from indexer.config import Workspace
+from service.config import routes_from_config
+from settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from service.answering import Answerer
+    from service.routes import Route
+
+
+@click.command()
+@workspace_option
+@json_option
+@click.argument("question")
+@click.option("--route", default="rag", show_default=True)
+def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
+    """Answer QUESTION by one route."""
+    from service.answering import UnknownRoute
+    from service.commands import ask as ask_once
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes)
+    if route not in routes:
+        raise UnknownRoute(f"unknown route {route!r}; known: {', '.join(routes)}")
+    ask_once(open_routes(workspace, settings, {route: routes[route]}), question, route, as_json)
+
+
+@click.command()
+@workspace_option
+@click.option("--host", help="Address to listen on (default: serve.host).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: serve.port).")
+def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
+    """Answer over HTTP: openbook's own endpoints, an OpenAI-compatible one, and a page."""
+    from service.app import create_app
+    from service.commands import serve as serve_forever
+    from service.model_thread import ModelThread
+
+    settings = load_settings(workspace)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    config = settings.serve.model_copy(update=given)
+    answerer = open_routes(workspace, settings, available_routes(workspace, settings))
+    app = create_app(answerer, ModelThread(answerer.generator, config.queue_size), config)
+    serve_forever(app, config)
+
+
+def open_routes(workspace: Workspace, settings: Settings, routes: Mapping[str, Route]) -> Answerer:
+    """The routes ready to answer, with the prompt options that `openbook eval` chose for them on dev, if it did."""
+    from eval.local import selected_routes
+    from indexer.readers import read_questions
+    from service.assembly import open_answerer
+
+    path = workspace.resolve(settings.eval.questions)
+    questions = read_questions(path) if path.is_file() else []
+    chosen = selected_routes(workspace, settings.model, settings.eval, routes)
+    return open_answerer(workspace, settings.model, chosen, questions)
+
+
+def available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:
+    """Routes whose adapter can be used; without any adapter the service still answers by the others."""
+    from tuner.base_model import resolve_model, weights_hash
+    from tuner.registry import AdapterError, Registry, check_adapter
+
+    base_hash = weights_hash(resolve_model(settings.model.base))
+    ready = {}
+    for name, route in routes_from_config(settings.routes).items():
+        try:
+            if route.adapter is not None:
+                adapter = Registry(workspace.adapters).resolve(route.adapter)
+                check_adapter(adapter, settings.model.base, base_hash)
+        except AdapterError as error:
+            click.echo(f"route {name!r} is left out: {error}", err=True)
+        else:
+            ready[name] = route
+    return ready
