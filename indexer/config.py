@@ -18,8 +18,9 @@ class ModelConfig(BaseModel):
     """The causal language model that answers."""
     encoder: str = "bundled:all-minilm-l6-v2"
     """The sentence-transformers model that embeds chunks and questions."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the base model; `auto` is bfloat16 where the machine multiplies it natively."""
+    dtype: Literal["auto", "float32", "bfloat16", "8bit", "4bit"] = "auto"
+    """Number format of the base model; `auto` is bfloat16 where the machine multiplies it natively. `8bit` and `4bit`
+    need a CUDA GPU."""
 
 
 class IndexConfig(BaseModel):

@@ -13,9 +13,10 @@ from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.examples import Row, RowKind
 from tuner.fast_lora import fast_lora
+from tuner.lora import ADAPTER
 from tuner.loss import frozen_head_loss
-from tuner.methods import attach_adapter, detach_adapter
-from tuner.train import ADAPTER, TrainingDivergedError, batch_loss, plan_batches, train
+from tuner.methods import attach
+from tuner.train import TrainingDivergedError, batch_loss, plan_batches, train
 
 SETTINGS = TuneConfig(rank=4, learning_rate=1e-2, tokens_per_step=256, dev_checks=2, seed=5)
 
@@ -67,7 +68,7 @@ def same(a, b):
 
 def test_batch_loss_and_gradients_equal_row_by_row_training():
     base, batch = tiny_base(), rows(5)
-    model = attach_adapter(base.model, SETTINGS, ADAPTER)
+    attached, model = attach(base.model, SETTINGS), base.model
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -80,7 +81,7 @@ def test_batch_loss_and_gradients_equal_row_by_row_training():
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    detach_adapter(model)
+    attached.detach()
 
 
 def test_head_loss_equals_cross_entropy_across_slices():

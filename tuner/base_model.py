@@ -10,13 +10,14 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from indexer.files import fsync_folder, hash_files
@@ -49,20 +50,52 @@ class BaseModel:
 def load_base(ref: str, dtype: str = "auto") -> BaseModel:
     """Load the model `ref` names, in evaluation mode with frozen weights."""
     folder = resolve_model(ref)
-    chosen = choose_dtype(dtype)
     device = choose_device()
+    quantised = dtype in ("8bit", "4bit")
+    if quantised:
+        _require_quantisation(dtype, device)
+    chosen = choose_dtype("auto" if quantised else dtype)
     transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=chosen, trust_remote_code=False, use_safetensors=True, local_files_only=True
+            str(folder),
+            dtype=chosen,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            quantization_config=_quantisation(dtype, chosen) if quantised else None,
+            device_map={"": device} if quantised else None,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load base model {ref!r} from {folder}: {_first_line(error)}") from error
     prepare_tokenizer(tokenizer)
-    model.to(device).eval().requires_grad_(False)
+    if not quantised:
+        model.to(device)
+    model.eval().requires_grad_(False)
     limit = int(getattr(model.config, "max_position_embeddings", 2048))
     return BaseModel(ref, weights_hash(folder), model, tokenizer, chosen, device, limit)
+
+
+def _require_quantisation(dtype: str, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ModelError(
+            f'model.dtype = "{dtype}" needs a CUDA GPU, and this machine has none; use "auto", "bfloat16" or "float32"'
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(f'model.dtype = "{dtype}" needs bitsandbytes; run `pip install bitsandbytes`')
+
+
+def _quantisation(dtype: str, compute: torch.dtype) -> BitsAndBytesConfig:
+    """As in QLoRA (Dettmers et al. 2023, arXiv:2305.14314): NF4 with its scales quantised too; or LLM.int8()."""
+    if dtype == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_use_double_quant=True,
+    )
 
 
 def resolve_model(ref: str) -> Path:

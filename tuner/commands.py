@@ -191,7 +191,7 @@ def _inputs(
         ),
         "prompt_hash": prompt_hash(),
         "recipe": settings.recipe,
-        "method": "lora",
+        "method": settings.method.value,
         "settings": {
             **settings.model_dump(mode="json"),
             "dtype": model.dtype,

@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class Method(StrEnum):
+    """Which weights are trained, and where they enter the base model."""
+
+    LORA = "lora"
+    DORA = "dora"
+    RSLORA = "rslora"
+    PISSA = "pissa"
+    IA3 = "ia3"
+    PROMPT_TUNING = "prompt-tuning"
+    P_TUNING = "p-tuning"
+    PREFIX_TUNING = "prefix-tuning"
+    LAST_LAYER = "last-layer"
+    FULL = "full"
+
+
+LEARNING_RATES: Mapping[Method, float] = MappingProxyType(
+    {
+        Method.LORA: 2e-3,
+        Method.DORA: 2e-3,
+        Method.RSLORA: 2e-3,
+        Method.PISSA: 5e-4,
+        Method.IA3: 1e-2,
+        Method.PROMPT_TUNING: 3e-2,
+        Method.P_TUNING: 1e-3,
+        Method.PREFIX_TUNING: 1e-2,
+        Method.LAST_LAYER: 3e-4,
+        Method.FULL: 1e-4,
+    }
+)
+"""What a method gets unless the settings say otherwise: the fewer and further from the data, the larger."""
+
+
+def _usual_rate(given: dict[str, Any]) -> float:
+    return LEARNING_RATES[given.get("method", Method.LORA)]
 
 
 class TuneConfig(BaseModel):
@@ -34,10 +73,15 @@ class TuneConfig(BaseModel):
     contexts: int = Field(default=3, ge=1, le=10)
     """An open-book row shows one to this many passages."""
 
+    method: Method = Method.LORA
+    """`lora`, `dora`, `rslora`, `pissa`, `ia3`, `prompt-tuning`, `p-tuning`, `prefix-tuning`, `last-layer`, `full`."""
     rank: int = Field(default=32, ge=1, le=256)
     """Of the LoRA matrices; `lora_alpha` is twice the rank."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """At its peak, after the warm-up; it then falls along a cosine to a tenth."""
+    virtual_tokens: int = Field(default=20, ge=1, le=512)
+    """Of prompt tuning, p-tuning and prefix tuning: learned tokens before every prompt."""
+    learning_rate: float = Field(default_factory=_usual_rate, gt=0)
+    """At its peak, after the warm-up; it then falls along a cosine to a tenth. The default is that of `lora`; other
+    methods have their own."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)

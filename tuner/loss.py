@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _POSITIONS_AT_ONCE = 512
+
+
+_PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def has_plain_head(causal: Any) -> bool:
+    """Whether the logits are just `hidden @ head.t()` with a frozen head: no bias, soft-cap or scale, none trained.
+
+    Asked of the model itself with two tokens, since every architecture keeps such things elsewhere.
+    """
+    head = causal.get_output_embeddings()
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        return False
+    if causal not in _PLAIN_HEADS:
+        with torch.no_grad():
+            ids = torch.tensor([[0, 1]], device=head.weight.device)
+            hidden = getattr(causal, causal.base_model_prefix)(
+                input_ids=ids, use_cache=False
+            ).last_hidden_state
+            logits = causal(input_ids=ids, use_cache=False).logits
+            ours = hidden @ head.weight.t() if hidden.shape[-1] == head.weight.shape[-1] else None
+        _PLAIN_HEADS[causal] = ours is not None and torch.allclose(
+            ours.float(), logits.float(), rtol=2e-2, atol=2e-2 * float(logits.abs().max())
+        )
+    return _PLAIN_HEADS[causal]
 
 
 def frozen_head_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

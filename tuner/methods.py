@@ -1,31 +1,75 @@
-"""Ways to adapt the base model, as PEFT configurations."""
+"""Ways to adapt the base model, by name; each puts something into the resident model and takes it out again."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
 
-from tuner.config import TuneConfig
+from tuner.config import Method, TuneConfig
+from tuner.ia3 import Ia3
+from tuner.lora import Lora, Pissa
+from tuner.soft_prefix import PrefixTuning, PromptEncoding, PromptTuning
+from tuner.swapping import SwappedTensors, last_block_names
 
 
-def attach_adapter(model: Any, settings: TuneConfig, name: str) -> PeftModel:
-    """Put a fresh LoRA adapter into every linear layer of `model`, seeded, in the model's own dtype.
+class MethodError(ValueError):
+    """A method that this base model cannot be adapted by; the message names both and the remedy."""
 
-    `lora_alpha` is twice the rank. Hu et al. 2022 (arXiv:2106.09685).
-    """
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+
+_NEED_PLAIN_WEIGHTS = (Method.PISSA, Method.LAST_LAYER, Method.FULL)
+
+
+class Attachment(Protocol):
+    """Something trainable inside the base model: until `detach`, the base model computes with it."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        ...
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and configuration as written to disk, in PEFT's format where PEFT has the method."""
+        ...
+
+    def detach(self) -> None:
+        """Make the base model what it was."""
+        ...
+
+
+def attach(model: Any, settings: TuneConfig) -> Attachment:
+    """Put a fresh, seeded adapter of `settings.method` into the plain causal model. Raises MethodError."""
+    if getattr(model, "is_quantized", False) and settings.method in _NEED_PLAIN_WEIGHTS:
+        raise MethodError(
+            f"method {settings.method!r} needs the base model's plain weights, which are quantised here; "
+            'use method "lora", or set model.dtype to "bfloat16"'
+        )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        return get_peft_model(model, config, adapter_name=name, autocast_adapter_dtype=False)
+        try:
+            return _attach(model, settings)
+        except ValueError as error:
+            raise MethodError(
+                f"method {settings.method!r} does not fit base model type {model.config.model_type!r}: {error}"
+            ) from error
 
 
-def detach_adapter(model: PeftModel) -> None:
-    """Take the adapter out again: the base model is as it was."""
-    model.unload()
-    # PEFT leaves its configuration on the base model, and would warn about a second adapter.
-    if hasattr(model.base_model.model, "peft_config"):
-        del model.base_model.model.peft_config
+def _attach(model: Any, settings: TuneConfig) -> Attachment:
+    match settings.method:
+        case Method.LORA | Method.DORA | Method.RSLORA:
+            return Lora(model, settings)
+        case Method.PISSA:
+            return Pissa(model, settings)
+        case Method.IA3:
+            return Ia3.fresh(model)
+        case Method.PROMPT_TUNING:
+            return PromptTuning(model, settings.virtual_tokens)
+        case Method.P_TUNING:
+            return PromptEncoding(model, settings.virtual_tokens)
+        case Method.PREFIX_TUNING:
+            return PrefixTuning(model, settings.virtual_tokens)
+        case Method.LAST_LAYER:
+            return SwappedTensors.fresh(model, last_block_names(model), Method.LAST_LAYER)
+        case Method.FULL:
+            return SwappedTensors.fresh(model, None, Method.FULL)

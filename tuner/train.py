@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,13 +24,13 @@ from tuner.config import TuneConfig
 from tuner.examples import Row
 from tuner.fast_lora import fast_lora
 from tuner.interrupt import interrupt_between_steps
-from tuner.loss import frozen_head_loss
+from tuner.lora import ADAPTER
+from tuner.loss import frozen_head_loss, has_plain_head
 from tuner.machine import keep_freed_memory, return_freed_memory, return_holes
-from tuner.methods import attach_adapter, detach_adapter
+from tuner.methods import Attachment, attach
 
 log = logging.getLogger("openbook.tuner")
 
-ADAPTER = "openbook"
 _ROWS_IN_WINDOW = 512
 _EAGER_ATTENTION_BELOW = 192
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -49,7 +49,7 @@ class Trained:
     """What a run produced: the best adapter by dev score, and how it came about."""
 
     weights: dict[str, Tensor]
-    config: PeftConfig
+    config: dict[str, Any]
     dev_scores: dict[str, float]
     history: list[History]
     steps: int
@@ -57,9 +57,9 @@ class Trained:
     seconds: float
 
     def save(self, folder: Path) -> None:
-        """Write the adapter into `folder` in PEFT's own format."""
+        """Write the adapter into `folder`, in PEFT's own format where PEFT has the method."""
         save_file(self.weights, folder / "adapter_model.safetensors")
-        self.config.save_pretrained(str(folder))
+        (folder / "adapter_config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +109,31 @@ def train(
     Ctrl-C ends the step under way, saves a checkpoint and raises KeyboardInterrupt. Raises TrainingDivergedError.
     The base model's weights are the same before and after.
     """
-    model = attach_adapter(base.model, settings, ADAPTER)
+    attachment = attach(base.model, settings)
     attention = base.model.config._attn_implementation
     try:
-        run = _Run(base, model, plan, settings, dev_scores, checkpoints)
-        with fast_lora(model, ADAPTER):
+        run = _Run(base, attachment, plan, settings, dev_scores, checkpoints)
+        with fast_lora(base.model, ADAPTER):
             run.go()
         return run.finished()
     finally:
         base.model.config._attn_implementation = attention
-        detach_adapter(model)
+        attachment.detach()
 
 
 class _Run:
     def __init__(
         self,
         base: BaseModel,
-        model: Any,
+        attachment: Attachment,
         plan: Plan,
         settings: TuneConfig,
         dev_scores: DevScores,
         checkpoints: CheckpointStore,
     ) -> None:
-        self.base, self.model, self.plan, self.settings = base, model, plan, settings
+        self.base, self.attachment, self.plan, self.settings = base, attachment, plan, settings
         self.dev_scores, self.checkpoints = dev_scores, checkpoints
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = attachment.parameters
         # bfloat16 steps of a small learning rate would be rounded away, so the optimiser works on a float32 copy;
         # one flat tensor, because hundreds of small ones cost more in calls than in arithmetic.
         self.master = nn.Parameter(torch.cat([p.detach().float().flatten() for p in self.parameters]))
@@ -180,10 +180,7 @@ class _Run:
     def finished(self) -> Trained:
         """The best weights, copied out: the adapter is about to be detached from the base model."""
         self._load(self.state.best if self.state.best is not None else self.master.detach())
-        tensors = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
-        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        config = self.model.peft_config[ADAPTER]
-        config.inference_mode = True
+        weights, config = self.attachment.saved()
         state = self.state
         return Trained(
             weights, config, state.best_scores, state.history, state.step, state.tokens, state.seconds
@@ -196,7 +193,7 @@ class _Run:
         rate = _learning_rate(self.state.step, len(self.plan.batches), self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = batch_loss(self.base, self.model, batch)
+        loss = batch_loss(self.base, self.base.model, batch)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingDivergedError(
@@ -235,7 +232,7 @@ class _Run:
     def _score(self) -> dict[str, float]:
         return_freed_memory()
         self.base.model.config._attn_implementation = "sdpa"
-        scores = self.dev_scores(self.model)
+        scores = self.dev_scores(self.base.model)
         keep_freed_memory()
         return scores
 
@@ -275,18 +272,20 @@ def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
         start = len(row.prompt)
         places.extend((i, start + j - 1) for j in range(len(row.completion)))
         targets.extend(row.completion)
-    causal = model.get_base_model()
     # Eager attention beats the fused CPU kernel's backward on short rows; the fused one needs no T x T mask.
-    causal.config._attn_implementation = (
+    model.config._attn_implementation = (
         "eager" if base.device.type == "cpu" and width < _EAGER_ATTENTION_BELOW else "sdpa"
     )
-    decoder = getattr(causal, causal.base_model_prefix)
-    hidden = decoder(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
     index = torch.tensor(places, device=base.device)
+    wanted = torch.tensor(targets, device=base.device)
+    if not has_plain_head(model):
+        needed, columns = torch.unique(index[:, 1], return_inverse=True)
+        logits = model(input_ids=ids.to(base.device), use_cache=False, logits_to_keep=needed).logits
+        return nn.functional.cross_entropy(logits[index[:, 0], columns].float(), wanted)
+    decoder = getattr(model, model.base_model_prefix)
+    hidden = decoder(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
     picked = hidden[index[:, 0], index[:, 1]]
-    return frozen_head_loss(
-        picked, causal.get_output_embeddings().weight, torch.tensor(targets, device=base.device)
-    )
+    return frozen_head_loss(picked, model.get_output_embeddings().weight, wanted)
 
 
 def _cut(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:

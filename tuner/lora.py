@@ -1,0 +1,131 @@
+"""LoRA and its kin: PEFT's layers around the base model's linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tuner.config import Method, TuneConfig
+from tuner.peft_format import as_json
+
+ADAPTER = "openbook"
+_SVD_ITERATIONS = 8
+
+
+class Lora:
+    """A LoRA adapter (Hu et al. 2022, arXiv:2106.09685) in every linear layer, `lora_alpha` twice the rank.
+
+    Also DoRA (Liu et al. 2024, arXiv:2402.09353) and rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732),
+    which scales by `alpha / sqrt(rank)`: there `lora_alpha` is `2 sqrt(rank)`, so that all start at the same scale.
+    """
+
+    def __init__(self, model: Any, settings: TuneConfig) -> None:
+        stabilised = settings.method is Method.RSLORA
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=round(2 * settings.rank**0.5) if stabilised else 2 * settings.rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            use_rslora=stabilised,
+            use_dora=settings.method is Method.DORA,
+        )
+        # In the model's own number format: the optimiser holds a float32 copy.
+        self.peft = get_peft_model(model, config, adapter_name=ADAPTER, autocast_adapter_dtype=False)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.peft.parameters() if p.requires_grad]
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and configuration in PEFT's format."""
+        tensors = get_peft_model_state_dict(self.peft, adapter_name=ADAPTER)
+        config = self.peft.peft_config[ADAPTER]
+        return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, as_json(config)
+
+    def detach(self) -> None:
+        """Take the layers out again: the base model is as it was."""
+        unload(self.peft.get_base_model())
+
+
+class Pissa(Lora):
+    """LoRA that starts at the principal components of each weight (Meng et al. 2024, arXiv:2404.02948).
+
+    The paper moves those components out of the frozen weight. Here the weight stays, because other adapters share
+    it, and the layer subtracts what the fresh adapter adds: the same function. Saved, the two are one plain LoRA
+    adapter of twice the rank.
+    """
+
+    def __init__(self, model: Any, settings: TuneConfig) -> None:
+        super().__init__(model, settings)
+        self._start: dict[str, tuple[Tensor, Tensor]] = {}
+        self._hooks: list[RemovableHandle] = []
+        try:
+            for name, layer in self._layers():
+                a, b = _principal(layer, settings.rank, float(layer.scaling[ADAPTER]))
+                layer.lora_A[ADAPTER].weight.data.copy_(a)
+                layer.lora_B[ADAPTER].weight.data.copy_(b)
+                self._start[name] = (a, b)
+                self._hooks.append(
+                    layer.register_forward_hook(_Subtract(a, b, float(layer.scaling[ADAPTER])))
+                )
+        except BaseException:
+            self.detach()
+            raise
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A LoRA adapter of rank 2r: what was trained, and minus what it started from."""
+        tensors, config = super().saved()
+        for name, (a, b) in self._start.items():
+            key = f"base_model.model.{name.removeprefix('base_model.model.')}"
+            a_key, b_key = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
+            tensors[a_key] = torch.cat([tensors[a_key], a.cpu()])
+            tensors[b_key] = torch.cat([tensors[b_key], -b.cpu()], dim=1)
+        return tensors, {**config, "r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
+
+    def detach(self) -> None:
+        """Take hooks and layers out again."""
+        for hook in self._hooks:
+            hook.remove()
+        super().detach()
+
+    def _layers(self) -> Iterator[tuple[str, Any]]:
+        for name, module in self.peft.named_modules():
+            if isinstance(module, LoraLayer):
+                yield name, module
+
+
+class _Subtract:
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        self.a, self.b = a, b * scale
+
+    def __call__(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output - (inputs[0] @ self.a.t()) @ self.b.t()
+
+
+def unload(model: nn.Module) -> None:
+    """Take all of PEFT's layers out of the base model, also those of an adapter that failed to load."""
+    wrapped = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in wrapped:
+        model.set_submodule(name, layer.get_base_layer())
+    # PEFT leaves its configuration on the base model, and would warn about a second adapter.
+    with suppress(AttributeError):
+        del model.peft_config
+
+
+def _principal(layer: Any, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """`a` [rank, in] and `b` [out, rank] with `scale * b @ a` the best approximation of the layer's weight."""
+    weight = layer.get_base_layer().weight
+    if rank > min(weight.shape):
+        raise ValueError(f"rank {rank} is more than a layer of shape {tuple(weight.shape)} has")
+    u, s, v = torch.svd_lowrank(weight.float(), q=rank, niter=_SVD_ITERATIONS)
+    root = (s / scale).sqrt()
+    return (root[:, None] * v.t()).to(weight.dtype), (u * root).to(weight.dtype)

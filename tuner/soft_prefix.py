@@ -1,0 +1,193 @@
+"""Learned virtual tokens before every prompt: prompt tuning, p-tuning and prefix tuning.
+
+The decoder is hooked, so that training and cached decoding both see the virtual tokens without knowing of them: the
+first call puts them at positions 0..n-1, and all calls move real tokens by n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from peft import PrefixTuningConfig, PromptEncoder, PromptEncoderConfig, PromptTuningConfig
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tuner.peft_format import as_json
+
+_PROMPT_EMBEDDINGS = "prompt_embeddings"
+
+
+class SoftPrefix:
+    """The hooks of one prefix.
+
+    `prefix()` is [n, hidden], embeddings that are read before the prompt; or, with `cached`, [n, layers * 2 * width],
+    the keys and values themselves in PEFT's layout.
+    """
+
+    def __init__(self, model: Any, prefix: Callable[[], Tensor], cached: bool) -> None:
+        self._decoder = getattr(model, model.base_model_prefix)
+        self._embed = model.get_input_embeddings()
+        self._prefix, self._cached = prefix, cached
+        config = model.config.get_text_config()
+        self._layers = int(config.num_hidden_layers)
+        self._heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        self._reads_prefix = False
+        self._hooks = [
+            self._decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._decoder.register_forward_hook(self._after),
+        ]
+
+    @classmethod
+    def loaded(cls, model: Any, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftPrefix:
+        """From PEFT's files."""
+        learned = tensors[_PROMPT_EMBEDDINGS].to(model.device, model.dtype)
+        return cls(model, lambda: learned, config["peft_type"] == "PREFIX_TUNING")
+
+    def detach(self) -> None:
+        """No more virtual tokens."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before(
+        self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kwargs = dict(kwargs)
+        ids, cache = kwargs["input_ids"], kwargs.get("past_key_values")
+        prefix = self._prefix()
+        rows, count = ids.shape[0], len(prefix)
+        if (mask := kwargs.get("attention_mask")) is not None:
+            kwargs["attention_mask"] = torch.cat([mask.new_ones((rows, count)), mask], dim=1)
+        if (positions := kwargs.get("position_ids")) is not None:
+            kwargs["position_ids"] = positions + count
+        self._reads_prefix = False
+        if cache is None or cache.get_seq_length() == 0:
+            if self._cached:
+                kwargs["past_key_values"] = self._filled(cache, prefix, rows)
+            else:
+                self._reads_prefix = True
+                kwargs["input_ids"] = None
+                kwargs["inputs_embeds"] = torch.cat([prefix.expand(rows, -1, -1), self._embed(ids)], dim=1)
+                if positions is not None:
+                    before = torch.arange(count, device=ids.device).expand(rows, -1)
+                    kwargs["position_ids"] = torch.cat([before, kwargs["position_ids"]], dim=1)
+        return args, kwargs
+
+    def _after(self, _decoder: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if self._reads_prefix:
+            output.last_hidden_state = output.last_hidden_state[:, len(self._prefix()) :]
+        return output
+
+    def _filled(self, cache: DynamicCache | None, prefix: Tensor, rows: int) -> DynamicCache:
+        cache = DynamicCache() if cache is None else cache
+        split = prefix.view(len(prefix), self._layers * 2, self._heads, -1).permute(1, 2, 0, 3)
+        for layer in range(self._layers):
+            keys, values = (split[2 * layer + i].expand(rows, -1, -1, -1) for i in (0, 1))
+            cache.update(keys, values, layer)
+        return cache
+
+
+class PromptTuning:
+    """Lester et al. 2021 (arXiv:2104.08691): trained embeddings, which start as those of drawn tokens."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        self._learned = nn.Parameter(_drawn_embeddings(model, tokens))
+        self._prefix = SoftPrefix(model, lambda: self._learned, cached=False)
+        self._config = PromptTuningConfig(**_shape(model, tokens))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [self._learned]
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """In PEFT's format."""
+        return {_PROMPT_EMBEDDINGS: self._learned.detach().cpu().clone()}, as_json(self._config)
+
+    def detach(self) -> None:
+        """No more virtual tokens."""
+        self._prefix.detach()
+
+
+class PromptEncoding:
+    """P-tuning (Liu et al. 2021, arXiv:2103.10385): a trained network puts out the embeddings, which are saved."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        hidden = model.get_input_embeddings().weight.shape[1]
+        self._config = PromptEncoderConfig(**_shape(model, tokens), encoder_hidden_size=hidden)
+        self._encoder: nn.Module = PromptEncoder(self._config).to(  # type: ignore[no-untyped-call]
+            model.device, model.dtype
+        )
+        self._indices = torch.arange(tokens, device=model.device)
+        self._prefix = SoftPrefix(model, lambda: self._encoder(self._indices), cached=False)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return list(self._encoder.parameters())
+
+    @torch.no_grad()
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """In PEFT's format."""
+        return {_PROMPT_EMBEDDINGS: self._encoder(self._indices).cpu().clone()}, as_json(self._config)
+
+    def detach(self) -> None:
+        """No more virtual tokens."""
+        self._prefix.detach()
+
+
+class PrefixTuning:
+    """Li and Liang 2021 (arXiv:2101.00190): trained keys and values, which start as those of drawn tokens."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        keys_and_values = _keys_and_values(model, _drawn_embeddings(model, tokens))
+        heads, width = keys_and_values.shape[2:]
+        self._learned = nn.Parameter(keys_and_values.reshape(tokens, -1))
+        self._prefix = SoftPrefix(model, lambda: self._learned, cached=True)
+        shape = {**_shape(model, tokens), "token_dim": heads * width, "num_attention_heads": heads}
+        self._config = PrefixTuningConfig(**shape, encoder_hidden_size=heads * width)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [self._learned]
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """In PEFT's format."""
+        return {_PROMPT_EMBEDDINGS: self._learned.detach().cpu().clone()}, as_json(self._config)
+
+    def detach(self) -> None:
+        """No more virtual tokens."""
+        self._prefix.detach()
+
+
+def _drawn_embeddings(model: Any, tokens: int) -> Tensor:
+    """Embeddings of tokens drawn from the vocabulary, [tokens, hidden]."""
+    table = model.get_input_embeddings().weight.detach()
+    drawn: Tensor = table[torch.randint(len(table), (tokens,)).to(table.device)]
+    return drawn.clone()
+
+
+@torch.no_grad()
+def _keys_and_values(model: Any, embeddings: Tensor) -> Tensor:
+    """What the decoder's layers keep of `embeddings`: [tokens, layers * 2, heads, width]."""
+    cache = DynamicCache()
+    getattr(model, model.base_model_prefix)(
+        inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True
+    )
+    kept = [part[0].transpose(0, 1) for layer in cache.layers for part in (layer.keys, layer.values)]
+    return torch.stack(kept, dim=1)
+
+
+def _shape(model: Any, tokens: int) -> dict[str, Any]:
+    config = model.config.get_text_config()
+    return {
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(model.name_or_path),
+        "num_virtual_tokens": tokens,
+        "num_transformer_submodules": 1,
+        "num_layers": config.num_hidden_layers,
+        "token_dim": model.get_input_embeddings().weight.shape[1],
+        "num_attention_heads": config.num_attention_heads,
+    }
