@@ -1,7 +1,8 @@
 """Means and paired differences over questions clustered by document: intervals, p-values, verdicts.
 
 Questions about one document are not independent, so documents are resampled, never questions. Everything is a
-pure function of its arguments; random numbers come from the generator passed in.
+pure function of its arguments; random numbers come from the generator passed in. How well the procedures keep
+what they promise is measured by `benchmarks/calibration.py` (docs/decisions/0004-intervals.md).
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 ContrastVerdict = Literal["better", "worse", "equivalent", "undecided"]
 
 ALPHA = 0.05
 POWER = 0.8
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,16 @@ class Contrast:
     p_holm: float
     mde: float
     verdict: ContrastVerdict
+    non_inferior: bool
+    """Whether `a` is known to be at most the margin worse than `b`."""
     more_questions: int
+
+
+class Difference(NamedTuple):
+    """A paired difference and the two-sided p of there being none; the interval leaves out 0 iff p <= alpha."""
+
+    estimate: Estimate
+    p: float
 
 
 def contrasts(
@@ -58,9 +69,8 @@ def contrasts(
 ) -> list[Contrast]:
     """Test every declared pair of routes on the same questions; family-wise error rate 5 %."""
     alpha = ALPHA / max(len(pairs), 1)
-    differences = [scores[a] - scores[b] for a, b in pairs]
-    estimates = [mean_interval(d, clusters, resamples, rng, alpha, bounds=(-1.0, 1.0)) for d in differences]
-    p_values = [sign_flip_p(d, clusters, resamples, rng) for d in differences]
+    tested = [paired_difference(scores[a] - scores[b], clusters, resamples, rng, alpha) for a, b in pairs]
+    adjusted = holm([difference.p for difference in tested])
     return [
         Contrast(
             a=a,
@@ -70,9 +80,10 @@ def contrasts(
             p_holm=p_holm,
             mde=minimum_detectable_effect(estimate.standard_error, estimate.clusters, alpha),
             verdict=contrast_verdict(estimate, p_holm, margin),
+            non_inferior=estimate.low > -margin,
             more_questions=more_questions(estimate, margin, alpha),
         )
-        for (a, b), estimate, p, p_holm in zip(pairs, estimates, p_values, holm(p_values), strict=True)
+        for (a, b), (estimate, p), p_holm in zip(pairs, tested, adjusted, strict=True)
     ]
 
 
@@ -95,7 +106,7 @@ def mean_interval(
     if count < 2:
         return Estimate(mean, *bounds, standard_error=math.inf, n=n, clusters=count)
     error = _standard_error(sums, sizes)
-    if error < 1e-12:
+    if error < _TINY:
         return _interval_without_variation(mean, n, count, alpha, bounds)
 
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(
@@ -113,19 +124,45 @@ def mean_interval(
     return Estimate(mean, float(low), float(high), error, n, count)
 
 
-def sign_flip_p(
-    differences: Floats, clusters: Sequence[str], resamples: int, rng: np.random.Generator
-) -> float:
-    """Two-sided p of no difference: the signs of whole clusters are flipped; exact where that is cheap."""
-    sums, _ = _cluster_sums(differences, clusters)
-    count = len(sums)
+def paired_difference(
+    differences: Floats,
+    clusters: Sequence[str],
+    resamples: int,
+    rng: np.random.Generator,
+    alpha: float = ALPHA,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Difference:
+    """Mean difference with the interval and p of the cluster sign-flip test; exact where that is cheap.
+
+    If the true difference is mu, flipping the signs of whole clusters' sums of (difference - mu) changes nothing
+    but chance. The interval holds every mu that this test does not reject. A pattern of signs is as extreme as the
+    data exactly for mu between the means of its two groups of clusters, so the ends are order statistics of means
+    of random subsets (Hartigan 1969, "typical values").
+    """
+    sums, sizes = _cluster_sums(differences, clusters)
+    count, n, mean = len(sums), len(differences), float(differences.mean())
+    if count < 2:
+        return Difference(Estimate(mean, *bounds, standard_error=math.inf, n=n, clusters=count), 1.0)
+    error = _standard_error(sums, sizes)
     exact = 2**count <= resamples
-    if exact:
-        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    else:
-        signs = 1 - 2 * rng.integers(0, 2, size=(resamples, count))
-    as_extreme = int((np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).sum())
-    return as_extreme / len(signs) if exact else (as_extreme + 1) / (len(signs) + 1)
+    lows, highs = _subset_means(sums, sizes, _subsets(count, resamples, exact, rng))
+    as_extreme = int(((lows <= _TINY) & (highs >= -_TINY)).sum())
+    # The pattern of the data themselves is among the exact ones, and is added to the drawn ones.
+    p = as_extreme / len(lows) if exact else (as_extreme + 1) / (len(lows) + 1)
+    if error < _TINY:
+        return Difference(_interval_without_variation(mean, n, count, alpha, bounds), p)
+    rejected = math.floor(alpha * len(lows) if exact else alpha * (len(lows) + 1) - 1)
+    low, high = (
+        (float(np.partition(lows, rejected)[rejected]), float(-np.partition(-highs, rejected)[rejected]))
+        if rejected >= 0
+        else bounds
+    )
+    if 2.0 ** (1 - np.count_nonzero(np.abs(sums) > _TINY)) > alpha:
+        # So few documents differ that no pattern of signs could reach alpha: those unseen may differ as well.
+        unseen = _interval_without_variation(mean, n, count, alpha, bounds)
+        low, high = min(low, unseen.low), max(high, unseen.high)
+    low, high = np.clip([low, high], *bounds)
+    return Difference(Estimate(mean, float(low), float(high), error, n, count), p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -182,7 +219,29 @@ def more_questions(difference: Estimate, margin: float, alpha: float = ALPHA) ->
 
 
 def _detection_factor(clusters: int, alpha: float) -> float:
-    return float(stats.t.ppf(1 - alpha / 2, clusters - 1) + stats.t.ppf(POWER, clusters - 1))
+    """In standard errors: the difference that a t test with one degree less than clusters finds (noncentral t)."""
+    critical = stats.t.ppf(1 - alpha / 2, clusters - 1)
+    return float(special.nctdtrinc(clusters - 1, 1 - POWER, critical))
+
+
+def _subsets(count: int, resamples: int, exact: bool, rng: np.random.Generator) -> Floats:
+    """Which clusters have their sign flipped: all patterns or random ones, [patterns, clusters] of 0 and 1."""
+    if exact:
+        # A pattern and its mirror image are equally extreme, so that half of them will do.
+        patterns = (np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1
+    else:
+        patterns = rng.integers(0, 2, size=(resamples, count), dtype=np.int8)
+    return patterns.astype(np.float64)
+
+
+def _subset_means(sums: Floats, sizes: Floats, flipped: Floats) -> tuple[Floats, Floats]:
+    """The smaller and the larger of the means of either group; infinite where a group is empty."""
+    sum_flipped, size_flipped = flipped @ sums, flipped @ sizes
+    sum_kept, size_kept = sums.sum() - sum_flipped, sizes.sum() - size_flipped
+    lone = (size_flipped < 0.5) | (size_kept < 0.5)  # sizes are counts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = np.stack([sum_flipped / size_flipped, sum_kept / size_kept])
+    return np.where(lone, -np.inf, means.min(axis=0)), np.where(lone, np.inf, means.max(axis=0))
 
 
 def _cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.statistics import ALPHA, Estimate, Floats, mean_interval, more_questions
+from eval.statistics import ALPHA, Estimate, Floats, more_questions, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,8 @@ def decide(
         return costs[name].tokens, costs[name].seconds
 
     def compare(a: str, b: str) -> Estimate:
-        return mean_interval(
-            scores[a] - scores[b], clusters, resamples, np.random.default_rng(seed), alpha, bounds=(-1.0, 1.0)
-        )
+        rng = np.random.default_rng(seed)
+        return paired_difference(scores[a] - scores[b], clusters, resamples, rng, alpha).estimate
 
     alpha = ALPHA / max(len(scores) - 1, 1)
     means = {name: float(values.mean()) for name, values in scores.items()}

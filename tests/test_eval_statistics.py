@@ -17,8 +17,8 @@ from eval.statistics import (
     mean_interval,
     minimum_detectable_effect,
     more_questions,
+    paired_difference,
     planned_standard_error,
-    sign_flip_p,
 )
 
 
@@ -84,7 +84,8 @@ def test_all_alike_still_leaves_doubt_that_shrinks_with_documents() -> None:
 def test_one_document_allows_no_conclusion() -> None:
     found = mean_interval(np.array([1.0, 0.0, 1.0]), ["a"] * 3, 1000, generator())
     assert (found.low, found.high) == (0.0, 1.0)
-    assert sign_flip_p(np.array([0.5, 0.5]), ["a", "a"], 1000, generator()) == 1.0
+    difference = paired_difference(np.array([0.5, 0.5]), ["a", "a"], 1000, generator())
+    assert (difference.p, difference.estimate.low, difference.estimate.high) == (1.0, -1.0, 1.0)
     assert minimum_detectable_effect(found.standard_error, found.clusters) == np.inf
 
 
@@ -97,16 +98,37 @@ def test_one_success_among_many_failures_has_a_finite_interval() -> None:
 
 def test_sign_flip_p_is_exact_for_few_documents() -> None:
     # all four cluster sums positive: 2 of 16 sign patterns are as extreme
-    assert sign_flip_p(np.ones(4), ["a", "b", "c", "d"], 1000, generator()) == 2 / 16
-    assert sign_flip_p(np.zeros(4), ["a", "b", "c", "d"], 1000, generator()) == 1.0
+    assert paired_difference(np.ones(4), ["a", "b", "c", "d"], 1000, generator()).p == 2 / 16
+    assert paired_difference(np.zeros(4), ["a", "b", "c", "d"], 1000, generator()).p == 1.0
 
 
 def test_sign_flip_p_by_sampling_agrees_with_the_exact_one() -> None:
     values = np.array([0.6, 0.1, -0.2, 0.4, 0.3, -0.1, 0.5, 0.2, 0.1, 0.3])
     labels = [str(n) for n in range(10)]
-    exact = sign_flip_p(values, labels, 1024, generator())
-    sampled = sign_flip_p(values, labels, 1023, generator())
-    assert sampled == pytest.approx(exact, abs=0.03)
+    exact = paired_difference(values, labels, 1024, generator())
+    sampled = paired_difference(values, labels, 1023, generator())
+    assert sampled.p == pytest.approx(exact.p, abs=0.03)
+    assert sampled.estimate.low == pytest.approx(exact.estimate.low, abs=0.05)
+
+
+def test_a_difference_interval_is_what_the_test_does_not_reject() -> None:
+    values = np.array([0.6, 0.1, -0.2, 0.4, 0.3, -0.1, 0.5, 0.2, 0.1, 0.3, 0.2, 0.15])
+    labels = [str(n // 2 if n < 4 else n) for n in range(12)]
+    found = paired_difference(values, labels, 4096, generator()).estimate
+    assert found.low < found.value < found.high
+    for end, step in ((found.low, -1e-6), (found.high, 1e-6)):
+        assert paired_difference(values - end, labels, 4096, generator()).p > 0.05
+        assert paired_difference(values - end - step, labels, 4096, generator()).p <= 0.05
+
+
+def test_where_few_documents_differ_those_unseen_may_differ_too() -> None:
+    labels = [str(n) for n in range(48)]
+    one = np.zeros(48)
+    one[0] = 1.0
+    none = paired_difference(np.zeros(48), labels, 1000, generator()).estimate
+    found = paired_difference(one, labels, 1000, generator()).estimate
+    assert found.low < -0.05
+    assert found.high >= none.high
 
 
 @pytest.mark.parametrize(
@@ -144,7 +166,8 @@ def test_more_questions_shrink_with_the_effect_and_vanish_when_there_are_enough(
 
 
 def test_more_questions_by_hand() -> None:
-    # 0.1 needs an error of 0.1 / (2.0096 + 0.8489) = 0.03498; (0.05 / 0.03498)^2 = 2.043 times 100 questions
+    # power 0.8 at 49 degrees of freedom needs a noncentrality of 2.857: an error of 0.1 / 2.857 = 0.0350;
+    # (0.05 / 0.0350)^2 = 2.04 times 100 questions
     assert more_questions(estimate(0.10, 0, 0, error=0.05), margin=0.03) == pytest.approx(104, abs=1)
 
 
@@ -159,7 +182,7 @@ def test_ten_thousand_resamples_of_150_questions_take_less_than_a_second() -> No
     labels = [str(n % 48) for n in range(150)]
     started = time.perf_counter()
     mean_interval(values, labels, 10_000, generator())
-    sign_flip_p(values, labels, 10_000, generator())
+    paired_difference(values, labels, 10_000, generator())
     assert time.perf_counter() - started < 1.0
 
 
