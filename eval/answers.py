@@ -27,9 +27,14 @@ class AnswerRecord:
 
     key: str
     question_id: str
-    timed_alone: bool
-    """Whether it was answered by itself, so that its timings are those a user would see."""
+    shared_by: int
+    """How many answers were computed together and share their times; 1 if the times are those a user would see."""
     answer: Answer
+
+    @property
+    def seconds(self) -> float:
+        """This answer's share of the time that it took."""
+        return self.answer.timings_ms.total / self.shared_by / 1000
 
 
 _RECORD = TypeAdapter(AnswerRecord)

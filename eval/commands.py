@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from eval.answers import EvalError
+from eval.asking import Asker, LocalAsker
 from eval.config import EvalConfig
-from eval.http_client import HttpAnswerer, open_client
+from eval.http_client import HttpAsker, open_client
 from eval.local import open_local, selection_path
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.report import markdown_table
@@ -65,7 +66,7 @@ def eval_run(
     if url is None:
         evaluation = _evaluate_here(workspace, model, settings, routes, select)
     else:
-        evaluation = _evaluate_service(workspace, settings, routes, url, api_key)
+        evaluation = _evaluate_service(workspace, settings, url, api_key)
     click.echo(evaluation.result.model_dump_json(indent=2) if as_json else format_evaluation(evaluation))
     check_thresholds(evaluation.result, thresholds)
 
@@ -139,6 +140,7 @@ def _evaluate_here(
     local = open_local(workspace, model, settings, routes, most_examples)
     check_leakage(local.questions)
     test = _test_questions(local.questions, settings, routes)
+    asker = LocalAsker(local.answerer, local.setup)
     if select:
         dev = [question for question in local.questions if question.split is Split.DEV]
         routes = select_prompts(
@@ -149,36 +151,32 @@ def _evaluate_here(
             local.setup,
             selection_path(workspace),
         )
-    return evaluate(
-        local.answerer.answer_many,
-        test,
-        routes,
-        settings,
-        _folder(workspace, test, routes, settings, local.setup),
-        local.setup,
-        _retrieval_scores(local.retriever, test),
-        earlier=_earlier_answers(workspace),
-    )
+    retrieval = _retrieval_scores(local.retriever, test)
+    return _evaluate(workspace, asker, test, routes, settings, retrieval)
 
 
 def _evaluate_service(
-    workspace: Workspace, settings: EvalConfig, routes: Mapping[str, Route], url: str, api_key: str | None
+    workspace: Workspace, settings: EvalConfig, url: str, api_key: str | None
 ) -> Evaluation:
-    test = _test_questions(read_questions(workspace.resolve(settings.questions), None), settings, routes)
+    questions = read_questions(workspace.resolve(settings.questions), None)
     with open_client(url, api_key) as client:
-        answerer = HttpAnswerer(client)
-        setup = answerer.setup(test[0].text, list(routes.values()))
-        folder = _folder(workspace, test, routes, settings, setup)
-        return evaluate(
-            answerer.answer_many,
-            test,
-            routes,
-            settings,
-            folder,
-            setup,
-            {},
-            earlier=_earlier_answers(workspace),
-        )
+        asker = HttpAsker(client)
+        routes = asker.routes()
+        test = _test_questions(questions, settings, routes)
+        return _evaluate(workspace, asker, test, routes, settings, {})
+
+
+def _evaluate(
+    workspace: Workspace,
+    asker: Asker,
+    test: Sequence[Question],
+    routes: Mapping[str, Route],
+    settings: EvalConfig,
+    retrieval: Mapping[str, float],
+) -> Evaluation:
+    folder = _folder(workspace, test, routes, settings, asker.setup)
+    earlier = sorted(workspace.evaluations.glob("*/answers.jsonl"))
+    return evaluate(asker, test, routes, folder, settings, retrieval, earlier)
 
 
 def _retrieval_scores(retriever: Retriever | None, questions: Sequence[Question]) -> dict[str, float]:
@@ -214,7 +212,3 @@ def _folder(
     identities = {name: route_identity(route, setup) for name, route in routes.items()}
     run = hash_json([identities, questions_hash(questions), settings.model_dump(mode="json")])
     return workspace.evaluations / run[:12]
-
-
-def _earlier_answers(workspace: Workspace) -> list[Path]:
-    return sorted(workspace.evaluations.glob("*/answers.jsonl"))

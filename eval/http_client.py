@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from eval.answers import EvalError
 from eval.provenance import Setup
+from indexer.files import hash_text
 from service.answering import Answer
 from service.routes import Route
 
@@ -18,43 +22,82 @@ PARALLEL = 4
 ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 30.0
 
+_PROBE = "What is this about?"
+_OPENAI_KEYS = ("id", "object", "created", "owned_by")
 _ANSWER = TypeAdapter(Answer)
 
 
-class HttpAnswerer:
-    """Posts questions to `/v1/answer`; routes go by name, as what they do is the service's configuration."""
+class HttpAsker:
+    """Posts questions to `/v1/answer`; what its routes are, and what is behind them, is what the service says.
+
+    Answers are kept for later runs only if the service publishes the `identity` of its routes, a hash of all that
+    their answers depend on. Without it nobody could tell a stale answer, so none is used again.
+    """
+
+    parallel = PARALLEL
 
     def __init__(self, client: httpx.Client) -> None:
         """`client` carries the base URL, the key and the timeout: see `open_client`."""
         self._client = client
+        self._unpublished = uuid.uuid4().hex
 
-    def answer_many(self, pairs: Sequence[tuple[str, Route]]) -> list[Answer]:
-        """Answer in order, a few at a time, waiting when the service says that it is busy."""
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            return list(pool.map(self._answer, pairs))
-
-    def setup(self, question: str, routes: Sequence[Route]) -> Setup:
-        """What is behind the service, learnt by asking every route one question.
-
-        The service names its models and its index generation but gives no hashes: the names stand for them.
-        """
-        probes = self.answer_many([(question, route) for route in routes])
-        answers = {route.name: answer for route, answer in zip(routes, probes, strict=True)}
+    @cached_property
+    def setup(self) -> Setup:
+        """What is behind the service, learnt from its list of routes and by asking each of them once."""
+        probes = self.answer_many([(_PROBE, route) for route in self.routes().values()])
+        adapters = {answer.route: answer.adapter for answer in probes if answer.adapter is not None}
+        generation = next((a.generation for a in probes if a.generation is not None), None)
         url = str(self._client.base_url)
-        base_model = next(iter(answers.values())).base_model
-        generation = next((a.generation for a in answers.values() if a.generation is not None), None)
-        adapters = {name: answer.adapter for name, answer in answers.items() if answer.adapter is not None}
         return Setup(
             source=url,
-            base_model=base_model,
-            base_model_hash=f"{base_model} at {url}",
+            base_model=probes[0].base_model,
+            base_model_hash=f"{probes[0].base_model} at {url}",
             adapters=adapters,
             adapter_hashes={name: f"{adapter} at {url}" for name, adapter in adapters.items()},
             corpus_hash=None if generation is None else f"generation {generation} at {url}",
             index_generation=generation,
             making="",
             examples_hash=url,
+            published=self._published,
         )
+
+    def routes(self) -> dict[str, Route]:
+        """The routes that the service has, as far as it describes them."""
+        return {
+            name: Route(name, retrieve=bool(options["retrieve"]), adapter=options.get("adapter"))
+            for name, options in self._published.items()
+        }
+
+    def answer_many(self, pairs: Sequence[tuple[str, Route]]) -> list[Answer]:
+        """Answer in order, a few at a time, waiting when the service says that it is busy."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            return list(pool.map(self._answer, pairs))
+
+    def keys(self, pairs: Sequence[tuple[str, Route]]) -> list[str]:
+        """Hash of question, route and the identity that the service publishes for it."""
+        identities = {
+            name: str(options.get("identity") or self._unpublished)
+            for name, options in self._published.items()
+        }
+        return [hash_text(question, route.name, identities[route.name]) for question, route in pairs]
+
+    @cached_property
+    def _published(self) -> dict[str, dict[str, Any]]:
+        """By route, what `/v1/models` says of it beside what OpenAI's schema has."""
+        response = self._get("/v1/models")
+        if not response.is_success:
+            raise EvalError(f"{response.url} answered {response.status_code}: {_message(response)}")
+        try:
+            routes = {
+                entry["id"]: {key: value for key, value in entry.items() if key not in _OPENAI_KEYS}
+                for entry in response.json()["data"]
+                if "retrieve" in entry
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvalError(f"{response.url} did not list routes; is it an openbook service?") from error
+        if not routes:
+            raise EvalError(f"{response.url} lists no openbook route; is it an openbook service?")
+        return routes
 
     def _answer(self, pair: tuple[str, Route]) -> Answer:
         question, route = pair
@@ -73,8 +116,15 @@ class HttpAnswerer:
             raise EvalError(f"{response.url} did not send an answer; is it an openbook service?") from error
 
     def _post(self, question: str, route_name: str) -> httpx.Response:
+        body = {"question": question, "route": route_name}
+        return self._reached(lambda: self._client.post("/v1/answer", json=body))
+
+    def _get(self, path: str) -> httpx.Response:
+        return self._reached(lambda: self._client.get(path))
+
+    def _reached(self, request: Callable[[], httpx.Response]) -> httpx.Response:
         try:
-            return self._client.post("/v1/answer", json={"question": question, "route": route_name})
+            return request()
         except httpx.TransportError as error:
             raise EvalError(
                 f"no answer from {self._client.base_url} ({type(error).__name__}); "

@@ -37,14 +37,16 @@ class Setup:
     """How documents are cut and embedded, and the number format of the model."""
     examples_hash: str
     """Identity of the solved examples that routes may show."""
+    published: Mapping[str, Mapping[str, Any]] | None = None
+    """By route, what a service says of it; None in this process, where routes are known."""
 
 
 def route_identity(route: Route, setup: Setup) -> str:
-    """Hash of all that a route's answers depend on beside the question: equal identity, equal answers."""
+    """Hash of all that a route's answers may depend on beside the question; names an evaluation."""
     return hash_json(
         [
             setup.source,
-            asdict(route),
+            route_options(route, setup),
             setup.base_model_hash,
             setup.adapter_hashes.get(route.name),
             [setup.corpus_hash, setup.index_generation, setup.making] if route.retrieve else None,
@@ -52,6 +54,11 @@ def route_identity(route: Route, setup: Setup) -> str:
             prompt_hash(),
         ]
     )
+
+
+def route_options(route: Route, setup: Setup) -> dict[str, Any]:
+    """What a route does, as far as it is known here."""
+    return asdict(route) if setup.published is None else dict(setup.published[route.name])
 
 
 def questions_hash(questions: Sequence[Question]) -> str:

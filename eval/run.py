@@ -6,10 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from eval.answers import AnswerLog, AnswerMany, AnswerRecord, EvalError, read_answers
+from eval.answers import AnswerLog, AnswerRecord, EvalError, read_answers
+from eval.asking import BATCH, Asker
 from eval.config import EvalConfig
-from eval.provenance import Setup, route_identity
+from eval.provenance import Setup
 from eval.report import html_report, markdown_report
 from eval.result import EvaluationResult
 from eval.scoring import score
@@ -20,10 +23,12 @@ from service.routes import Route
 
 log = logging.getLogger("openbook.eval")
 
-BATCH = 32
-"""Questions answered between two writes: what an interrupted run loses at most."""
 
-_Keyed = tuple[Question, str]
+class KeyedQuestion(NamedTuple):
+    """A question, and the name of all that one route's answer to it depends on."""
+
+    question: Question
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +40,32 @@ class Evaluation:
 
 
 def evaluate(
-    answer_many: AnswerMany,
+    asker: Asker,
     questions: Sequence[Question],
     routes: Mapping[str, Route],
-    settings: EvalConfig,
     folder: Path,
-    setup: Setup,
-    retrieval: Mapping[str, float],
+    settings: EvalConfig = EvalConfig(),  # noqa: B008 - never changed
+    retrieval: Mapping[str, float] = MappingProxyType({}),
     earlier: Sequence[Path] = (),
 ) -> Evaluation:
-    """Write `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html` into `folder`.
+    """Ask every route the same questions; write answers, scores and reports into `folder`.
 
-    An answer found there, or in the `earlier` files, that was given to the same question by the same route
-    over the same models and corpus is not asked for again. `retrieval` holds scores that belong to no route.
+    For instance in a notebook, of a service that runs already:
+
+        from pathlib import Path
+        from eval.http_client import HttpAsker, open_client
+        from eval.run import evaluate
+        from indexer.readers import read_questions
+
+        service = HttpAsker(open_client("http://127.0.0.1:8080", api_key=None))
+        questions = [q for q in read_questions(Path("questions.jsonl")) if q.split == "test"]
+        evaluation = evaluate(service, questions, service.routes(), Path("my-evaluation"))
+        evaluation.result.verdict.reason
+        evaluation.result.routes["rag"].metrics["f1"].ci
+
+    Files: `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html`. An answer with the same
+    key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. `retrieval` holds scores
+    that belong to no route. Raises EvalError.
     """
     if not routes:
         raise EvalError("there are no routes to evaluate; name at least one")
@@ -56,15 +74,12 @@ def evaluate(
             f"none of the {len(questions)} questions has an answer; routes cannot be compared on them"
         )
     answer_log = AnswerLog(folder / "answers.jsonl")
-    keyed = {
-        name: [(q, hash_text(route_identity(route, setup), q.id, q.text)) for q in questions]
-        for name, route in routes.items()
-    }
-    known = _known_answers([*earlier, answer_log.path], keyed)
+    keyed = keyed_questions(asker, questions, routes)
+    known = known_answers([*earlier, answer_log.path], keyed)
     # Starts the file anew, without lines that a crash cut short: what follows is appended.
     answer_log.rewrite(known.values())
-    records = _ask(answer_many, routes, keyed, known, settings.latency_questions, answer_log, setup)
-    result = score(questions, routes, records, settings, setup, retrieval)
+    records = _ask(asker, routes, keyed, known, settings.latency_questions, answer_log)
+    result = score(questions, routes, records, settings, asker.setup, retrieval)
     write_atomically(folder / "report.md", markdown_report(result))
     write_atomically(folder / "report.html", html_report(result, questions, routes, records))
     # Last, because it is what says that the run is complete.
@@ -72,38 +87,64 @@ def evaluate(
     return Evaluation(result, folder)
 
 
-def _known_answers(paths: Sequence[Path], keyed: Mapping[str, Sequence[_Keyed]]) -> dict[str, AnswerRecord]:
+def keyed_questions(
+    asker: Asker, questions: Sequence[Question], routes: Mapping[str, Route]
+) -> dict[str, list[KeyedQuestion]]:
+    """By route, every question with the key of its answer."""
+
+    def keyed(route: Route) -> list[KeyedQuestion]:
+        keys = asker.keys([(question.text, route) for question in questions])
+        return [KeyedQuestion(q, hash_text(key, q.id)) for q, key in zip(questions, keys, strict=True)]
+
+    return {name: keyed(route) for name, route in routes.items()}
+
+
+def known_answers(
+    paths: Sequence[Path], keyed: Mapping[str, Sequence[KeyedQuestion]]
+) -> dict[str, AnswerRecord]:
+    """Those of the answers in `paths` that are still what would be answered now; later files win."""
     wanted = {key for pairs in keyed.values() for _, key in pairs}
     found = (item for path in paths for item in read_answers(path).items())
     return {key: record for key, record in found if key in wanted}
 
 
 def _ask(
-    answer_many: AnswerMany,
+    asker: Asker,
     routes: Mapping[str, Route],
-    keyed: Mapping[str, Sequence[_Keyed]],
+    keyed: Mapping[str, Sequence[KeyedQuestion]],
     known: Mapping[str, AnswerRecord],
     latency_questions: int,
     answer_log: AnswerLog,
-    setup: Setup,
 ) -> dict[str, list[AnswerRecord]]:
     """Every route's answers in the order of the questions; only those not known are asked for."""
     answers = dict(known)
     with progress("evaluating", sum(map(len, keyed.values()))) as advance:
         for name, pairs in keyed.items():
-            alone = [p for p in pairs[:latency_questions] if p[1] not in known or not known[p[1]].timed_alone]
-            together = [p for p in pairs[latency_questions:] if p[1] not in known]
-            missing = len(alone) + len(together)
+            batches = missing_batches(pairs, known, latency_questions)
+            missing = sum(map(len, batches))
             log.info("route %s: %d answers known, %d to ask for", name, len(pairs) - missing, missing)
             advance(len(pairs) - missing, name)
-            for records in _answers(answer_many, routes[name], alone, together):
-                _require_same_setup(records, name, setup)
+            for records in _answers(asker, routes[name], batches):
+                _require_same_setup(records, name, asker.setup)
                 answer_log.append(records)
                 answers |= {record.key: record for record in records}
                 advance(len(records), name)
     in_order = {name: [answers[key] for _, key in pairs] for name, pairs in keyed.items()}
     answer_log.rewrite(record for records in in_order.values() for record in records)
     return in_order
+
+
+def missing_batches(
+    pairs: Sequence[KeyedQuestion], known: Mapping[str, AnswerRecord], latency_questions: int
+) -> list[list[KeyedQuestion]]:
+    """What is still to be asked: the first questions one at a time, the others in batches.
+
+    Batches are cut from all questions, known or not, so that a run that goes on cuts them as before.
+    """
+    alone = [[p] for p in pairs[:latency_questions] if p.key not in known or known[p.key].shared_by > 1]
+    together = pairs[latency_questions:]
+    cut = (together[start : start + BATCH] for start in range(0, len(together), BATCH))
+    return [*alone, *filter(None, ([p for p in batch if p.key not in known] for batch in cut))]
 
 
 def _require_same_setup(records: Sequence[AnswerRecord], route_name: str, setup: Setup) -> None:
@@ -118,19 +159,15 @@ def _require_same_setup(records: Sequence[AnswerRecord], route_name: str, setup:
 
 
 def _answers(
-    answer_many: AnswerMany, route: Route, alone: Sequence[_Keyed], together: Sequence[_Keyed]
+    asker: Asker, route: Route, batches: Sequence[Sequence[KeyedQuestion]]
 ) -> Iterator[list[AnswerRecord]]:
-    if alone:
-        answer_many(
-            [(alone[0][0].text, route)]
-        )  # not kept: the first call loads the adapter and fills caches
-    for question, key in alone:
-        (answer,) = answer_many([(question.text, route)])
-        yield [AnswerRecord(key, question.id, True, answer)]
-    for start in range(0, len(together), BATCH):
-        batch = together[start : start + BATCH]
-        answers = answer_many([(question.text, route) for question, _ in batch])
+    if batches and len(batches[0]) == 1:
+        # Not kept: the first call loads the adapter and fills caches.
+        asker.answer_many([(batches[0][0].question.text, route)])
+    for batch in batches:
+        answers = asker.answer_many([(question.text, route) for question, _ in batch])
+        shared_by = min(len(batch), asker.parallel)
         yield [
-            AnswerRecord(key, question.id, False, answer)
+            AnswerRecord(key, question.id, shared_by, answer)
             for (question, key), answer in zip(batch, answers, strict=True)
         ]

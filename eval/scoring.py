@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from types import MappingProxyType
 
 import numpy as np
@@ -17,7 +16,7 @@ from eval.metrics.containment import containment
 from eval.metrics.exact_match import exact_match
 from eval.metrics.rouge_l import rouge_l
 from eval.metrics.token_f1 import token_f1
-from eval.provenance import Setup, library_versions, machine_facts, questions_hash
+from eval.provenance import Setup, library_versions, machine_facts, questions_hash, route_options
 from eval.result import (
     AbstentionResult,
     ContrastResult,
@@ -118,7 +117,7 @@ def _route_result(
     metrics = {
         name: _measure(metric_scores(name, questions, answers), answerable, settings) for name in METRICS
     }
-    timed = [record.answer.timings_ms.total for record in records if record.timed_alone]
+    timed = [record.answer.timings_ms.total for record in records if record.shared_by == 1]
     return RouteResult(
         n=len(questions),
         answerable=len(answerable),
@@ -179,7 +178,7 @@ def _provenance(
         base_model=setup.base_model,
         base_model_hash=setup.base_model_hash,
         adapters=dict(setup.adapters),
-        routes={name: asdict(route) for name, route in routes.items()},
+        routes={name: route_options(route, setup) for name, route in routes.items()},
         prompt=prompt_hash(),
         settings=settings.model_dump(mode="json"),
         seed=settings.seed,

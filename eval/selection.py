@@ -18,9 +18,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eval.answers import AnswerMany
+from eval.asking import BATCH
 from eval.config import PrimaryMetric
 from eval.provenance import Setup, questions_hash
-from eval.run import BATCH
 from eval.scoring import metric_scores
 from indexer.corpus import Question
 from indexer.files import hash_json, write_atomically

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from eval.provenance import Setup
+from eval.provenance import Setup, route_identity
 from indexer.corpus import Question, Split
+from indexer.files import hash_text
 from service.answering import Answer, Citation, Timings
 from service.routes import Route
 
@@ -32,9 +33,15 @@ SETUP = Setup(
 class ScriptedRoutes:
     """Says what `say(question, route)` returns, and remembers in `calls` what it was asked."""
 
-    def __init__(self, say: Callable[[str, Route], str]) -> None:
+    parallel = 32
+
+    def __init__(self, say: Callable[[str, Route], str], setup: Setup = SETUP) -> None:
         self.calls: list[list[tuple[str, Route]]] = []
+        self.setup = setup
         self._say = say
+
+    def keys(self, pairs: Sequence[tuple[str, Route]]) -> list[str]:
+        return [hash_text(question, route_identity(route, self.setup)) for question, route in pairs]
 
     def answer_many(self, pairs: Sequence[tuple[str, Route]]) -> list[Answer]:
         self.calls.append(list(pairs))

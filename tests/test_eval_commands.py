@@ -17,7 +17,7 @@ from indexer.config import ModelConfig, Workspace
 from indexer.encoding import load_encoder
 from indexer.sync import sync
 from service.routes import Route
-from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_questions, right_answer
+from tests.fakes_eval import ROUTES, ScriptedRoutes, make_questions, right_answer
 from tests.tiny import tiny_adapter, tiny_base
 from tuner.base_model import load_base
 from tuner.registry import AdapterError
@@ -119,7 +119,7 @@ def test_a_threshold_that_cannot_be_read_names_the_remedy(text: str) -> None:
 
 def test_thresholds_apply_to_the_recommended_route(tmp_path: Path) -> None:
     model = ScriptedRoutes(lambda question, route: right_answer(question) if route.retrieve else "nonsense")
-    result = evaluate(model.answer_many, make_questions(20), ROUTES, SETTINGS, tmp_path, SETUP, {}).result
+    result = evaluate(model, make_questions(20), ROUTES, tmp_path, SETTINGS).result
     check_thresholds(result, [parse_threshold("f1=0.9")])
     assert parse_threshold("exact_match=1") == Threshold("exact_match", 1.0)
     low = result.model_copy(update={"verdict": result.verdict.model_copy(update={"recommended": "base"})})

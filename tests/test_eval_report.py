@@ -13,7 +13,7 @@ from eval.report import markdown_report, markdown_table
 from eval.run import Evaluation, evaluate
 from indexer.corpus import Question, Split
 from service.routes import Route
-from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_questions, right_answer
+from tests.fakes_eval import ROUTES, ScriptedRoutes, make_questions, right_answer
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -25,7 +25,7 @@ def say(question: str, route: Route) -> str:
 def run(folder: Path, questions: list[Question], routes=ROUTES) -> Evaluation:
     model = ScriptedRoutes(say)
     settings = EvalConfig(resamples=1000, latency_questions=1)
-    return evaluate(model.answer_many, questions, routes, settings, folder, SETUP, {"recall@1": 0.885})
+    return evaluate(model, questions, routes, folder, settings, {"recall@1": 0.885})
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from eval.answers import AnswerLog, EvalError, read_answers
+from eval.asking import BATCH
 from eval.config import EvalConfig
 from eval.result import load_result
-from eval.run import BATCH, Evaluation, evaluate
+from eval.run import Evaluation, evaluate
 from indexer.corpus import Question, Split
 from service.routes import Route
 from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_questions, right_answer
@@ -28,8 +29,8 @@ def say(question: str, route: Route) -> str:
 
 
 def run(folder: Path, model: ScriptedRoutes, **changes) -> Evaluation:
-    given = {"questions": QUESTIONS, "routes": ROUTES, "settings": SETTINGS, "setup": SETUP, "retrieval": {}}
-    return evaluate(model.answer_many, folder=folder, **(given | changes))
+    given = {"questions": QUESTIONS, "routes": ROUTES, "settings": SETTINGS}
+    return evaluate(model, folder=folder, **(given | changes))
 
 
 def test_result_follows_the_published_schema(tmp_path: Path) -> None:
@@ -102,13 +103,13 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_only_what_changed_is_asked_again(tmp_path: Path) -> None:
     run(tmp_path, ScriptedRoutes(say))
-    again = ScriptedRoutes(say)
     retrained = replace(SETUP, adapter_hashes={"tuned": "other", "hybrid": "other"})
-    run(tmp_path, again, setup=retrained)
+    again = ScriptedRoutes(say, retrained)
+    run(tmp_path, again)
     assert {route.name for call in again.calls for _, route in call} == {"tuned", "hybrid"}
 
-    reindexed = ScriptedRoutes(say)
-    run(tmp_path, reindexed, setup=replace(retrained, corpus_hash="changed"))
+    reindexed = ScriptedRoutes(say, replace(retrained, corpus_hash="changed"))
+    run(tmp_path, reindexed)
     assert {route.name for call in reindexed.calls for _, route in call} == {"rag", "hybrid"}
 
 
@@ -152,14 +153,13 @@ def test_answers_survive_the_way_through_the_file(tmp_path: Path) -> None:
 
 
 def test_an_index_that_moves_during_the_run_stops_it(tmp_path: Path) -> None:
-    model = ScriptedRoutes(say)
-
-    def moved(pairs):
-        return [
-            replace(answer, generation=answer.generation and 2) if len(model.calls) > 3 else answer
-            for answer in model.answer_many(pairs)
-        ]
+    class Moving(ScriptedRoutes):
+        def answer_many(self, pairs):
+            return [
+                replace(answer, generation=answer.generation and 2) if len(self.calls) > 3 else answer
+                for answer in super().answer_many(pairs)
+            ]
 
     with pytest.raises(EvalError, match=r"generation 1 to 2.*run it again"):
-        evaluate(moved, QUESTIONS, {"rag": ROUTES["rag"]}, SETTINGS, tmp_path, SETUP, {})
+        run(tmp_path, Moving(say), routes={"rag": ROUTES["rag"]})
     assert {record.answer.generation for record in read_answers(tmp_path / "answers.jsonl").values()} == {1}
