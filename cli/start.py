@@ -47,7 +47,7 @@ def demo(folder: Path) -> None:
     click.secho("\n1. index the documents", bold=True)
     sync_index(workspace, as_json=False)
     click.secho("\n2. tune an adapter on them", bold=True)
-    tune_adapter(workspace, settings, as_json=False, force=False, dry_run=False)
+    tune_adapter(workspace, settings, as_json=False, force=False, gates=False)
     click.secho("\n3. ask every route the same held-out questions", bold=True)
     evaluate_routes(workspace, settings, None, True, (), as_json=False)
     click.secho("\nNext", bold=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.options import json_option, workspace_option
@@ -14,14 +16,24 @@ from settings import Settings, load_settings
 @json_option
 @click.option("--force", is_flag=True, help="Train even if the adapter is up to date.")
 @click.option("--dry-run", is_flag=True, help="Check for leakage, show the training rows, and stop.")
-def tune(workspace: Workspace, as_json: bool, force: bool, dry_run: bool) -> None:
-    """Train an adapter on the indexed documents and the train questions."""
-    tune_adapter(workspace, load_settings(workspace), as_json, force, dry_run)
+@click.option("--plan", is_flag=True, help="As --dry-run, and try a few steps to estimate time and memory.")
+@click.option("--no-gates", is_flag=True, help="Promote the adapter without comparing routes on dev.")
+def tune(workspace: Workspace, as_json: bool, force: bool, dry_run: bool, plan: bool, no_gates: bool) -> None:
+    """Train an adapter on the indexed documents and the train questions.
+
+    Interrupted (or killed), the same command goes on where it was. The new adapter is promoted if, on dev, its routes
+    are better than those without it.
+    """
+    settings = load_settings(workspace)
+    if dry_run or plan:
+        plan_adapter(workspace, settings, as_json, try_steps=plan)
+    else:
+        tune_adapter(workspace, settings, as_json, force, gates=not no_gates)
 
 
 @click.group()
 def adapters() -> None:
-    """List, show and promote trained adapters."""
+    """List, compare, promote, delete, export, merge and import trained adapters."""
 
 
 @adapters.command("list")
@@ -29,7 +41,7 @@ def adapters() -> None:
 @json_option
 def adapters_list(workspace: Workspace, as_json: bool) -> None:
     """Every adapter version with its dev scores."""
-    from tuner.commands import list_adapters
+    from tuner.adapter_commands import list_adapters
 
     load_settings(workspace)
     list_adapters(workspace, as_json)
@@ -40,7 +52,7 @@ def adapters_list(workspace: Workspace, as_json: bool) -> None:
 @click.argument("adapter")
 def adapters_show(workspace: Workspace, adapter: str) -> None:
     """The manifest of ADAPTER (NAME or NAME@VERSION)."""
-    from tuner.commands import show_adapter
+    from tuner.adapter_commands import show_adapter
 
     show_adapter(workspace, adapter)
 
@@ -49,14 +61,71 @@ def adapters_show(workspace: Workspace, adapter: str) -> None:
 @workspace_option
 @click.argument("adapter")
 def adapters_promote(workspace: Workspace, adapter: str) -> None:
-    """Make ADAPTER (NAME@VERSION) the one that routes use."""
-    from tuner.commands import promote_adapter
+    """Make ADAPTER (NAME@VERSION) the one that routes use, also if it failed on dev."""
+    from tuner.adapter_commands import promote_adapter
 
     promote_adapter(workspace, adapter)
 
 
-def tune_adapter(workspace: Workspace, settings: Settings, as_json: bool, force: bool, dry_run: bool) -> None:
+@adapters.command("diff")
+@workspace_option
+@click.argument("first")
+@click.argument("second")
+def adapters_diff(workspace: Workspace, first: str, second: str) -> None:
+    """What differs between two adapters: inputs, settings, scores, weights."""
+    from tuner.adapter_commands import diff_adapters
+
+    diff_adapters(workspace, first, second)
+
+
+@adapters.command("delete")
+@workspace_option
+@click.argument("adapter")
+def adapters_delete(workspace: Workspace, adapter: str) -> None:
+    """Remove ADAPTER (NAME@VERSION) for good; its number is not used again."""
+    from tuner.adapter_commands import delete_adapter
+
+    delete_adapter(workspace, adapter)
+
+
+@adapters.command("export")
+@workspace_option
+@click.argument("adapter")
+@click.argument("folder", type=click.Path(path_type=Path))
+def adapters_export(workspace: Workspace, adapter: str, folder: Path) -> None:
+    """Write ADAPTER into a new FOLDER that plain PEFT loads."""
+    from tuner.adapter_commands import export
+
+    export(workspace, adapter, folder)
+
+
+@adapters.command("merge")
+@workspace_option
+@click.argument("adapter")
+@click.argument("folder", type=click.Path(path_type=Path))
+def adapters_merge(workspace: Workspace, adapter: str, folder: Path) -> None:
+    """Write the base model with ADAPTER worked in as a whole model into a new FOLDER."""
+    from tuner.adapter_commands import merge
+
+    merge(workspace, adapter, load_settings(workspace).model.base, folder)
+
+
+@adapters.command("import")
+@workspace_option
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--name", required=True, help="Name that routes will use.")
+def adapters_import(workspace: Workspace, folder: Path, name: str) -> None:
+    """Take the PEFT LoRA adapter in FOLDER, trained elsewhere for the same base model."""
+    from tuner.adapter_commands import import_
+
+    import_(workspace, load_settings(workspace).model.base, folder, name)
+
+
+def tune_adapter(
+    workspace: Workspace, settings: Settings, as_json: bool, force: bool, gates: bool = True
+) -> None:
     """Train by the settings; the dev score is the evaluation's primary metric."""
+    from cli.gates import measure_on_dev
     from eval.scoring import mean_score
     from indexer.encoding import load_encoder
     from indexer.readers import read_questions
@@ -72,7 +141,19 @@ def tune_adapter(workspace: Workspace, settings: Settings, as_json: bool, force:
         questions,
         opened.retriever(),
         mean_score(settings.eval.primary_metric),
+        measure_on_dev(workspace, settings, questions) if gates else None,
         force,
-        dry_run,
         as_json,
     )
+
+
+def plan_adapter(workspace: Workspace, settings: Settings, as_json: bool, try_steps: bool) -> None:
+    """Show what would be trained."""
+    from indexer.encoding import load_encoder
+    from indexer.readers import read_questions
+    from indexer.retriever import Index
+    from tuner.commands import show_plan
+
+    opened = Index.open(workspace, load_encoder(settings.model.encoder))
+    questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
+    show_plan(settings.model, settings.tune, questions, opened.retriever(), try_steps, as_json)

@@ -39,6 +39,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def fsync_files(folder: Path) -> None:
+    """Make every file directly in `folder`, and their names, survive a power cut."""
+    for file in folder.iterdir():
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    fsync_folder(folder)
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 (hex) of a JSON-able value, independent of key order."""
     return hash_text(json.dumps(value, sort_keys=True, ensure_ascii=False))

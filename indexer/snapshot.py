@@ -54,6 +54,10 @@ class Snapshot:
         rows = self._query("SELECT id, title, text FROM documents ORDER BY id")
         return {row[0]: Document(*row) for row in rows}
 
+    def content_hashes(self) -> dict[str, str]:
+        """The hash of title and text of every document, by id."""
+        return dict(self._query("SELECT id, content_hash FROM documents ORDER BY id"))
+
     def document(self, document_id: str) -> Document | None:
         """One document, or None if it is not indexed."""
         rows = self._query("SELECT id, title, text FROM documents WHERE id = ?", document_id)

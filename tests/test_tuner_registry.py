@@ -1,9 +1,13 @@
 import json
+import shutil
 
 import pytest
 from tiny import tiny_adapter, tiny_base, tiny_manifest
 
+from indexer.corpus import Question, Split
+from tuner.gates import Gates
 from tuner.registry import AdapterError, Registry, check_adapter
+from tuner.trained_on import TrainedOn, question_hash, refuse_seen_questions, staleness
 
 BASE = tiny_base()
 
@@ -79,3 +83,72 @@ def test_adapter_without_weights_is_refused(tmp_path):
 
     with pytest.raises(AdapterError, match="no weights"):
         Registry(tmp_path).add("mixed", write, tiny_manifest(BASE))
+
+
+def test_the_number_of_a_deleted_version_is_not_given_again(tmp_path):
+    tiny_adapter(tmp_path, BASE, seed=1)
+    second = tiny_adapter(tmp_path, BASE, seed=2)
+    registry = Registry(tmp_path)
+    registry.promote("mixed", 1)
+    registry.delete(second)
+    assert registry.versions("mixed") == [1]
+    assert not second.path.exists()
+    assert tiny_adapter(tmp_path, BASE, seed=3).key == "mixed@3"
+
+
+def test_the_promoted_version_is_not_deleted(tmp_path):
+    adapter = tiny_adapter(tmp_path, BASE)
+    with pytest.raises(AdapterError, match="promoted and the only version"):
+        Registry(tmp_path).delete(adapter)
+    assert Registry(tmp_path).versions("mixed") == [1]
+
+
+def test_two_processes_that_publish_at_once_get_two_versions(tmp_path, monkeypatch):
+    registry = Registry(tmp_path)
+    tiny_adapter(tmp_path, BASE, seed=1)
+
+    def publish_meanwhile(folder):
+        shutil.copytree(tmp_path / "mixed" / "1", folder, dirs_exist_ok=True)
+        if registry.versions("mixed") == [1]:
+            tiny_adapter(tmp_path, BASE, seed=2)
+
+    assert registry.add("mixed", publish_meanwhile, tiny_manifest(BASE)).key == "mixed@3"
+    assert registry.versions("mixed") == [1, 2, 3]
+
+
+def test_gates_are_kept_with_the_adapter(tmp_path):
+    adapter, registry = tiny_adapter(tmp_path, BASE), Registry(tmp_path)
+    assert registry.gates(adapter) is None
+    registry.record_gates(adapter, Gates(("tuned is worse",), {"tuned - base": {"difference": -0.1}}))
+    assert registry.gates(adapter) == Gates(("tuned is worse",), {"tuned - base": {"difference": -0.1}})
+
+
+def seen(adapter, documents, *questions):
+    TrainedOn(documents, {q.id: question_hash(q) for q in questions}).write(adapter.path)
+    return adapter
+
+
+def question(id_, text):
+    return Question(id_, text, ("x",), ("d",), Split.TEST)
+
+
+def test_changed_documents_make_an_adapter_stale(tmp_path):
+    adapter = seen(tiny_adapter(tmp_path, BASE), {"a.md": "1", "b.md": "1", "c.md": "1"})
+    found = staleness(adapter, {"a.md": "1", "b.md": "2", "d.md": "1"})
+    assert (found.changed, found.removed, found.added) == (("b.md",), ("c.md",), ("d.md",))
+    assert found.describe(12) == (
+        "trained on generation 12; 1 document changed since (b.md), 1 document removed since (c.md), "
+        "1 document added since (d.md); these facts may be old"
+    )
+    assert staleness(adapter, {"a.md": "1", "b.md": "1", "c.md": "1"}).describe(12) == ""
+
+
+def test_what_an_adapter_from_elsewhere_has_seen_is_not_known(tmp_path):
+    assert staleness(tiny_adapter(tmp_path, BASE), {"a.md": "1"}) is None
+
+
+def test_test_questions_that_an_adapter_was_trained_on_are_refused(tmp_path):
+    adapter = seen(tiny_adapter(tmp_path, BASE), {}, question("q1", "How wide is the tube?"))
+    refuse_seen_questions(adapter, [question("q2", "How high is the tower?")])
+    with pytest.raises(AdapterError, match=r"mixed@1 was trained on 1 of the test questions \(t9\)"):
+        refuse_seen_questions(adapter, [question("t9", "HOW WIDE is the tube")])

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from indexer.files import fsync_folder
+from indexer.files import fsync_files, fsync_folder
 
 log = logging.getLogger("openbook.tuner")
 
@@ -70,6 +70,7 @@ class CheckpointStore:
             plain = {k: getattr(checkpoint, k) for k in checkpoint.__slots__ if k not in _TENSOR_FIELDS}
             plain["history"] = [asdict(h) for h in checkpoint.history]
             (aside / "state.json").write_text(json.dumps(plain))
+            fsync_files(aside)
             old = self.folder.with_name(f".{self.folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             if self.folder.exists():

@@ -1,4 +1,4 @@
-"""`openbook tune` and `openbook adapters`."""
+"""`openbook tune`: from indexed documents and questions to a promoted adapter."""
 
 from __future__ import annotations
 
@@ -24,16 +24,25 @@ from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.dev import DevScorer, Score
 from tuner.examples import Passage, Row, RowBuilder, Search
+from tuner.gates import Measure, judge
 from tuner.leakage import check_leakage, format_leakage
+from tuner.lock import tune_lock
+from tuner.probe import probe
 from tuner.prompt import prompt_hash
+from tuner.recipes import build_rows, format_plan
 from tuner.registry import AdapterVersion, Registry
-from tuner.train import Plan, Trained, plan_batches, train
+from tuner.train import Trained, plan_batches, train
+from tuner.trained_on import TrainedOn, question_hash
 
 LIBRARIES = ("torch", "transformers", "peft", "openbook")
 
 
 class TuneError(ValueError):
     """Training that cannot be started as asked; the message names the value and the remedy."""
+
+
+class NotPromoted(RuntimeError):
+    """The adapter is trained and kept, but failed on dev; the message says how, and how to promote it all the same."""
 
 
 def tune(
@@ -43,114 +52,68 @@ def tune(
     questions: Sequence[Question],
     retriever: Retriever,
     score: Score,
+    measure: Measure | None,
     force: bool,
-    dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train, register and promote an adapter on the indexed corpus, unless the promoted one is of these very inputs.
+    """Train, register, measure and promote an adapter, unless there is one of these very inputs.
 
-    Test questions are used for the leakage check only. Raises LeakageError, TuneError, ModelError.
+    An interrupted run goes on where it was. Test questions are used for the leakage check only; without `measure`
+    the adapter is promoted unseen. Raises LeakageError, TuneError, ModelError, TuneBusy, NotPromoted.
     """
     say = _Speaker(as_json)
-    say(format_leakage(check_leakage(questions)))
-    learning = [q for q in questions if q.split is not Split.TEST]
-    if not any(q.answerable and q.split is Split.TRAIN for q in learning):
-        raise TuneError('there are no answerable train questions; give some questions `"split": "train"`')
-    registry = Registry(workspace.adapters)
-    inputs = _inputs(model, settings, learning, retriever)
-    if (
-        (existing := _same_inputs(registry, settings.adapter, inputs)) is not None
-        and not force
-        and not dry_run
-    ):
-        say(f"adapter {existing.key} is already trained on exactly this (use --force to train again)")
-        say.result(existing)
-        return
-
-    base = load_base(model.base, model.dtype)
-    search = _search(retriever)
-    train_questions = [q for q in learning if q.split is Split.TRAIN]
-    passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
-    rows = build_rows(RowBuilder(base.tokenizer, passages, train_questions, search, settings), settings)
-    plan = plan_batches(rows, settings)
-    say(format_plan(rows, plan))
-    if dry_run:
-        return
-    dev = [q for q in learning if q.split is Split.DEV and q.answerable]
-    if not dev:
-        raise TuneError(
-            'there are no answerable dev questions to stop on; give some questions `"split": "dev"`'
-        )
-    scorer = DevScorer(base.tokenizer, dev, search, settings.dev_contexts, score)
-    checkpoints = CheckpointStore(workspace.cache / "checkpoints" / settings.adapter)
-    trained = train(base, plan, settings, scorer, checkpoints)
-    adapter = _register(registry, base, settings, inputs, rows, trained, retriever.generation)
-    checkpoints.clear()
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.dev_scores.items())
-    say(
-        f"adapter {adapter.key}: {trained.tokens:,} tokens in {trained.seconds:.0f} s "
-        f"({trained.tokens / max(trained.seconds, 1e-9):.0f} tokens/s); best dev scores: {scores}"
-    )
+    learning = learning_questions(questions, say)
+    with tune_lock(workspace.data, settings.adapter):
+        registry = Registry(workspace.adapters)
+        inputs = _inputs(model, settings, learning, retriever)
+        adapter = None if force else _same_inputs(registry, settings.adapter, inputs)
+        if adapter is not None:
+            say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
+        else:
+            adapter = _train(workspace, registry, model, settings, inputs, learning, retriever, score, say)
+        _promote(registry, adapter, measure, say)
     say.result(adapter)
 
 
-def build_rows(builder: RowBuilder, settings: TuneConfig) -> list[Row]:
-    """All rows of a run: every pass of every kind, as the recipe asks."""
-    randomness = builder.randomness
-    rows: list[Row] = []
-    if settings.recipe != "open-book":
-        for _ in range(settings.document_passes):
-            rows += builder.document_rows(randomness)
-        for _ in range(settings.cloze_passes):
-            rows += builder.cloze_rows(randomness)
-        for _ in range(settings.closed_book_passes):
-            rows += builder.closed_book_rows()
-    if settings.recipe != "closed-book":
-        for _ in range(settings.open_book_passes):
-            rows += builder.open_book_rows(randomness)
-    if not rows:
-        raise TuneError("every pass of the recipe is 0: there is nothing to train on; raise one in [tune]")
-    return rows
-
-
-def format_plan(rows: Sequence[Row], plan: Plan) -> str:
-    """Rows and tokens by kind, before training starts."""
-    counts: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
-    for row in rows:
-        counts[row.kind] += 1
-        tokens[row.kind] += len(row)
-    lines = [f"  {kind:<12} {counts[kind]:>6} rows {tokens[kind]:>9,} tokens" for kind in sorted(counts)]
-    total = f"  {'in all':<12} {len(rows):>6} rows {plan.tokens:>9,} tokens, {len(plan.batches)} steps"
-    return "\n".join(["training rows:", *lines, total])
-
-
-def list_adapters(workspace: Workspace, as_json: bool) -> None:
-    """Every adapter with its versions and dev scores."""
-    registry = Registry(workspace.adapters)
-    found = [registry.resolve(f"{name}@{v}") for name in registry.names() for v in registry.versions(name)]
+def show_plan(
+    model: ModelConfig,
+    settings: TuneConfig,
+    questions: Sequence[Question],
+    retriever: Retriever,
+    try_steps: bool,
+    as_json: bool,
+) -> None:
+    """Check for leakage and show rows and tokens by kind; with `try_steps` also what time and memory they take."""
+    say = _Speaker(as_json)
+    learning = learning_questions(questions, say)
+    base = load_base(model.base, model.dtype)
+    rows = _rows(base, settings, learning, retriever)
+    plan = plan_batches(rows, settings)
+    say(format_plan(rows, plan))
+    found = probe(base, plan, settings) if try_steps else None
+    if found is not None:
+        say(found.describe())
     if as_json:
-        click.echo(json.dumps([_summary(registry, adapter) for adapter in found]))
-        return
-    if not found:
-        click.echo("no adapters yet; train one with `openbook tune`")
-    for adapter in found:
-        mark = " (promoted)" if registry.promoted(adapter.name) == adapter.version else ""
-        scores = ", ".join(f"{k} {v:.3f}" for k, v in adapter.manifest.dev_scores.items())
-        click.echo(f"{adapter.key}{mark}: {adapter.manifest.recipe} {adapter.manifest.method}; dev {scores}")
+        kinds = {kind: sum(len(r) for r in rows if r.kind == kind) for kind in {row.kind for row in rows}}
+        summary = {
+            "rows": len(rows),
+            "steps": len(plan.batches),
+            "tokens": plan.tokens,
+            "tokens_by_kind": kinds,
+        }
+        click.echo(json.dumps({**summary, "probe": asdict(found) if found else None}))
 
 
-def show_adapter(workspace: Workspace, ref: str) -> None:
-    """The manifest of one adapter."""
-    click.echo(Registry(workspace.adapters).resolve(ref).manifest.model_dump_json(indent=2))
-
-
-def promote_adapter(workspace: Workspace, ref: str) -> None:
-    """Make a version the one that routes use."""
-    registry = Registry(workspace.adapters)
-    adapter = registry.resolve(ref)
-    registry.promote(adapter.name, adapter.version)
-    click.echo(f"routes with adapter {adapter.name!r} now use {adapter.key}")
+def learning_questions(questions: Sequence[Question], say: _Speaker) -> list[Question]:
+    """Train and dev questions, once it is certain that no test question is among them."""
+    say(format_leakage(check_leakage(questions)))
+    learning = [q for q in questions if q.split is not Split.TEST]
+    for split, purpose in ((Split.TRAIN, "to train on"), (Split.DEV, "to stop on")):
+        if not any(q.answerable and q.split is split for q in learning):
+            raise TuneError(
+                f'there are no answerable {split} questions {purpose}; give some questions `"split": "{split}"`'
+            )
+    return learning
 
 
 class _Speaker:
@@ -165,6 +128,63 @@ class _Speaker:
     def result(self, adapter: AdapterVersion) -> None:
         if self.as_json:
             click.echo(json.dumps({"adapter": adapter.key, "manifest": adapter.manifest.model_dump()}))
+
+
+def _train(
+    workspace: Workspace,
+    registry: Registry,
+    model: ModelConfig,
+    settings: TuneConfig,
+    inputs: dict[str, Any],
+    learning: Sequence[Question],
+    retriever: Retriever,
+    score: Score,
+    say: _Speaker,
+) -> AdapterVersion:
+    base = load_base(model.base, model.dtype)
+    rows = _rows(base, settings, learning, retriever)
+    plan = plan_batches(rows, settings)
+    say(format_plan(rows, plan))
+    dev = [q for q in learning if q.split is Split.DEV]
+    scorer = DevScorer(base.tokenizer, dev, _search(retriever), settings.dev_contexts, score)
+    checkpoints = CheckpointStore(workspace.cache / "checkpoints" / settings.adapter)
+    trained = train(base, plan, settings, scorer, checkpoints)
+    seen = TrainedOn(retriever.snapshot.content_hashes(), {q.id: question_hash(q) for q in learning})
+    adapter = _register(registry, base, settings, inputs, rows, trained, seen, retriever.generation)
+    checkpoints.clear()
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.dev_scores.items())
+    say(
+        f"adapter {adapter.key}: {trained.tokens:,} tokens in {trained.seconds:.0f} s "
+        f"({trained.tokens / max(trained.seconds, 1e-9):.0f} tokens/s); best dev scores: {scores}"
+    )
+    return adapter
+
+
+def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | None, say: _Speaker) -> None:
+    """Let the adapter through the gates, once: what they found is kept with it."""
+    if registry.promoted(adapter.name) == adapter.version:
+        return
+    if measure is not None:
+        gates = registry.gates(adapter)
+        if gates is None:
+            say(f"asking the dev questions with {adapter.key} and without")
+            gates = judge(measure(adapter.key))
+            registry.record_gates(adapter, gates)
+        if not gates.passed:
+            raise NotPromoted(
+                f"adapter {adapter.key} is kept but not promoted: {'; '.join(gates.failures)}. Change [tune] and train "
+                f"again, or use it all the same with `openbook adapters promote {adapter.key}`"
+            )
+    registry.promote(adapter.name, adapter.version)
+
+
+def _rows(
+    base: BaseModel, settings: TuneConfig, learning: Sequence[Question], retriever: Retriever
+) -> list[Row]:
+    train_questions = [q for q in learning if q.split is Split.TRAIN]
+    passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
+    builder = RowBuilder(base.tokenizer, passages, train_questions, _search(retriever), settings)
+    return build_rows(builder, settings)
 
 
 def _search(retriever: Retriever) -> Search:
@@ -202,11 +222,13 @@ def _inputs(
 
 
 def _same_inputs(registry: Registry, name: str, inputs: dict[str, Any]) -> AdapterVersion | None:
-    if registry.promoted(name) is None:
-        return None
-    adapter = registry.resolve(name)
-    manifest = adapter.manifest.model_dump()
-    return adapter if all(manifest[key] == value for key, value in inputs.items()) else None
+    """The newest version that was trained on exactly this, promoted or not."""
+    for number in reversed(registry.versions(name)):
+        adapter = registry.resolve(f"{name}@{number}")
+        manifest = adapter.manifest.model_dump()
+        if all(manifest[key] == value for key, value in inputs.items()):
+            return adapter
+    return None
 
 
 def _register(
@@ -216,12 +238,14 @@ def _register(
     inputs: dict[str, Any],
     rows: Sequence[Row],
     trained: Trained,
+    seen: TrainedOn,
     generation: int,
 ) -> AdapterVersion:
     counts = {str(kind): count for kind, count in Counter(row.kind for row in rows).items()}
 
     def write(folder: Path) -> None:
         trained.save(folder)
+        seen.write(folder)
         write_card(folder, settings.adapter, inputs, counts, trained)
 
     manifest = {
@@ -235,17 +259,4 @@ def _register(
         "versions": {library: version(library) for library in LIBRARIES} | {"dtype": str(base.dtype)},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    adapter = registry.add(settings.adapter, write, manifest)
-    registry.promote(adapter.name, adapter.version)
-    return adapter
-
-
-def _summary(registry: Registry, adapter: AdapterVersion) -> dict[str, Any]:
-    promoted = registry.promoted(adapter.name) == adapter.version
-    return {
-        "adapter": adapter.key,
-        "promoted": promoted,
-        "recipe": adapter.manifest.recipe,
-        "method": adapter.manifest.method,
-        "dev_scores": adapter.manifest.dev_scores,
-    }
+    return registry.add(settings.adapter, write, manifest)

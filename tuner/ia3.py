@@ -80,6 +80,19 @@ class Ia3:
         )
         return tensors, as_json(config)
 
+    @torch.no_grad()
+    def fold_in(self, model: Any) -> None:
+        """Scale the weights themselves, and hook no more."""
+        self.detach()
+        for name, vector in self._vectors.items():
+            module = model.get_submodule(name)
+            if _is_one_of(name, self._feedforward):
+                module.weight.mul_(vector)
+                continue
+            module.weight.mul_(vector[:, None])
+            if module.bias is not None:
+                module.bias.mul_(vector)
+
     def detach(self) -> None:
         """Scale no more."""
         for hook in self._hooks:

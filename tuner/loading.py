@@ -39,7 +39,7 @@ class ResidentAdapters:
         self._registry = registry
         self._max_adapters = max_adapters
         self._peft: PeftModel | None = None
-        self._loaded: dict[str, _Tensors | None] = {}
+        self._loaded: dict[str, Saved | None] = {}
 
     @contextmanager
     def active(self, key: str | None) -> Iterator[None]:
@@ -79,13 +79,13 @@ class ResidentAdapters:
             finally:
                 attached.detach()
 
-    def _held(self, key: str) -> _Tensors | None:
+    def _held(self, key: str) -> Saved | None:
         """The tensors of adapter `key`, read if they were not; None once it is among PEFT's layers."""
         if key not in self._loaded:
             adapter = self._registry.resolve(key)
             check_adapter(adapter, self._base.name, self._base.hash)
             started = time.monotonic()
-            held = _read(adapter)
+            held = read_adapter(adapter)
             if held.config.get("peft_type") == "LORA":
                 self._add_lora(key, adapter.path)
                 self._loaded[key] = None
@@ -140,14 +140,17 @@ def attach_saved(model: Any, tensors: Mapping[str, Tensor], config: Mapping[str,
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensors:
+class Saved:
+    """An adapter's files, read."""
+
     tensors: dict[str, Tensor]
     config: dict[str, Any]
 
 
-def _read(adapter: AdapterVersion) -> _Tensors:
+def read_adapter(adapter: AdapterVersion) -> Saved:
+    """Tensors and configuration as they are on disk."""
     config = json.loads((adapter.path / "adapter_config.json").read_text())
-    return _Tensors(load_file(adapter.path / "adapter_model.safetensors"), config)
+    return Saved(load_file(adapter.path / "adapter_model.safetensors"), config)
 
 
 _LOADERS: dict[str, Callable[[Any, Mapping[str, Tensor], Mapping[str, Any]], Detachable]] = {

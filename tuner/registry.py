@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -13,11 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from indexer.files import fsync_folder, hash_files, write_atomically
+from indexer.files import fsync_files, fsync_folder, hash_files, write_atomically
+from tuner.gates import Gates
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_DELETED = ".deleted"
+_TAKEN = re.compile(r"\d+(\.deleted)?")
 
 
 class AdapterError(ValueError):
@@ -120,7 +124,10 @@ class Registry:
         return AdapterVersion(name, version, path, manifest)
 
     def add(self, name: str, write: Callable[[Path], None], manifest: Mapping[str, Any]) -> AdapterVersion:
-        """Publish a new version in one rename; `write` puts its files into the folder it is given."""
+        """Publish a new version in one rename; `write` puts its files into the folder it is given.
+
+        Versions of deleted adapters are never given again. Raises AdapterError.
+        """
         if not _NAME.fullmatch(name):
             raise AdapterError(f"adapter name {name!r} is not lower-case letters, digits and hyphens")
         home = self.root / name
@@ -129,12 +136,11 @@ class Registry:
         try:
             write(aside)
             complete = Manifest.model_validate({**manifest, "weights_hash": adapter_hash(aside)})
-            _require_tensors(aside / "adapter_model.safetensors")
+            require_sound_tensors(aside / "adapter_model.safetensors")
             (aside / "manifest.json").write_text(complete.model_dump_json(indent=2))
             aside.chmod(0o755)
-            version = max(self.versions(name), default=0) + 1
-            aside.rename(home / str(version))
-            fsync_folder(home)
+            fsync_files(aside)
+            version = self._publish(home, aside)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -144,6 +150,47 @@ class Registry:
         """Make `version` the one that routes use; atomic."""
         self.resolve(f"{name}@{version}")
         write_atomically(self.root / name / "promoted.json", json.dumps({"version": version}))
+
+    def record_gates(self, adapter: AdapterVersion, gates: Gates) -> None:
+        """Keep what the gates found beside the adapter."""
+        found = {"failures": gates.failures, "figures": gates.figures}
+        write_atomically(adapter.path / "gates.json", json.dumps(found, indent=2))
+
+    def gates(self, adapter: AdapterVersion) -> Gates | None:
+        """What the gates found, or None if the adapter has not been measured."""
+        file = adapter.path / "gates.json"
+        if not file.is_file():
+            return None
+        found = json.loads(file.read_text())
+        return Gates(tuple(found["failures"]), found["figures"])
+
+    def delete(self, adapter: AdapterVersion) -> None:
+        """Remove a version's files for good. Raises AdapterError for the promoted one."""
+        if self.promoted(adapter.name) == adapter.version:
+            raise AdapterError(
+                f"{adapter.key} is promoted; promote another version before you delete it"
+                if len(self.versions(adapter.name)) > 1
+                else f"{adapter.key} is promoted and the only version; routes with adapter {adapter.name!r} need it"
+            )
+        # Its number stays taken: whoever remembers `name@version` must never get other weights under it.
+        write_atomically(adapter.path.with_name(f"{adapter.version}{_DELETED}"), "")
+        gone = adapter.path.with_name(f".{adapter.version}.gone")
+        adapter.path.rename(gone)
+        fsync_folder(gone.parent)
+        shutil.rmtree(gone)
+
+    def _publish(self, home: Path, aside: Path) -> int:
+        while True:
+            taken = [int(p.name.removesuffix(_DELETED)) for p in home.iterdir() if _TAKEN.fullmatch(p.name)]
+            version = max(taken, default=0) + 1
+            try:
+                aside.rename(home / str(version))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                continue  # another process published this number meanwhile
+            fsync_folder(home)
+            return version
 
 
 def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str) -> None:
@@ -159,10 +206,21 @@ def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str
         )
 
 
-def _require_tensors(file: Path) -> None:
-    with safe_open(file, framework="pt") as tensors:
-        if not tensors.keys():
-            raise AdapterError(f"{file.name} has no weights in it")
+def require_sound_tensors(file: Path) -> None:
+    """Raise AdapterError if the file has no tensors, or one with a number that is none."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            names = list(tensors.keys())
+            broken = [name for name in names if not bool(tensors.get_tensor(name).isfinite().all())]
+    except SafetensorError as error:
+        raise AdapterError(f"{file} is not a whole safetensors file: {error}") from error
+    if not names:
+        raise AdapterError(f"{file.name} has no weights in it")
+    if broken:
+        raise AdapterError(
+            f"{len(broken)} of {len(names)} tensors in {file.name} hold NaN or infinite numbers (the first: "
+            f"{broken[0]}); such an adapter cannot answer"
+        )
 
 
 def adapter_hash(folder: Path) -> str:
@@ -170,5 +228,6 @@ def adapter_hash(folder: Path) -> str:
     files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
     for file in files:
         if not file.is_file():
-            raise AdapterError(f"{file} is missing; only PEFT adapters in safetensors are loaded")
+            pickled = " (a .bin file can run code when it is opened)" if any(folder.glob("*.bin")) else ""
+            raise AdapterError(f"{file} is missing; only PEFT adapters in safetensors are loaded{pickled}")
     return hash_files(files)

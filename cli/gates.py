@@ -1,0 +1,75 @@
+"""What the gates before promotion measure: routes with a new adapter beside those without, on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from indexer.config import Workspace
+from service.config import routes_from_config
+from settings import Settings
+
+if TYPE_CHECKING:
+    from indexer.corpus import Question
+    from service.routes import Route
+    from tuner.gates import Comparison, Measure, Measured
+
+MOST_QUESTIONS = 64
+"""Dev questions asked of each route; more would only make training seem slow."""
+
+
+def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence[Question]) -> Measure:
+    """Ask every configured route that uses the adapter, and its rival: the first without one that retrieves alike.
+
+    Without retrieval the adapter must win; with retrieval, reading no worse is enough.
+    """
+
+    def measure(key: str) -> Measured:
+        from cli.serve import open_routes
+        from indexer.corpus import Split
+        from indexer.files import hash_text
+        from tuner.gates import Measured
+
+        pairs = gated_pairs(settings, key)
+        dev = [q for q in questions if q.split is Split.DEV and q.answerable]
+        dev = sorted(dev, key=lambda q: hash_text(q.id))[:MOST_QUESTIONS]
+        routes = {route.name: route for pair in pairs for route in pair}
+        if not routes:
+            return Measured(())
+        answerer = open_routes(workspace, settings, routes)
+        scores = {}
+        for name in routes:
+            route = answerer.route(name)
+            answers = answerer.answer_many([(q.text, route) for q in dev])
+            scores[name] = _scores([a.answer for a in answers], dev, settings)
+        return Measured([_comparison(a, b, scores) for a, b in pairs])
+
+    return measure
+
+
+def gated_pairs(settings: Settings, key: str) -> list[tuple[Route, Route]]:
+    """Routes that use the adapter (pinned to the version `key`), each with its rival."""
+    routes = routes_from_config(settings.routes)
+    name = key.partition("@")[0]
+    pairs = []
+    for route in routes.values():
+        rivals = [r for r in routes.values() if r.adapter is None and r.retrieve == route.retrieve]
+        if route.adapter == name and rivals:
+            pairs.append((replace(route, adapter=key), rivals[0]))
+    return pairs
+
+
+def _scores(answers: Sequence[str], questions: Sequence[Question], settings: Settings) -> tuple[float, ...]:
+    from eval.scoring import mean_score
+
+    score = mean_score(settings.eval.primary_metric)
+    return tuple(score([answer], [question]) for answer, question in zip(answers, questions, strict=True))
+
+
+def _comparison(route: Route, rival: Route, scores: dict[str, tuple[float, ...]]) -> Comparison:
+    from tuner.gates import Comparison
+
+    return Comparison(
+        route.name, rival.name, scores[route.name], scores[rival.name], must_win=not route.retrieve
+    )
