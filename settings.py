@@ -113,18 +113,28 @@ def _reference_lines() -> Iterator[str]:
     yield "This page is made from the code by `make reference`."
     for name, field in Settings.model_fields.items():
         section: type[BaseModel] = RouteConfig if name == "routes" else field.annotation  # type: ignore[assignment]
-        yield ""
-        yield f"## [{'routes.NAME' if name == 'routes' else name}]"
-        yield ""
-        yield (section.__doc__ or "").strip()
-        yield ""
-        yield "| key | default | meaning |"
-        yield "|---|---|---|"
-        for key, value in section.model_fields.items():
-            default = value.get_default(call_default_factory=True, validated_data={})
-            shown = (
-                ""
-                if default is None
-                else f"`{TypeAdapter[Any](value.annotation or Any).dump_json(default).decode()}`"
-            )
-            yield f"| `{key}` | {shown} | {' '.join((value.description or '').split())} |"
+        yield from _section_lines("routes.NAME" if name == "routes" else name, section)
+
+
+def _section_lines(title: str, section: type[BaseModel]) -> Iterator[str]:
+    yield ""
+    yield f"## [{title}]"
+    yield ""
+    yield (section.__doc__ or "").strip()
+    yield ""
+    yield "| key | default | meaning |"
+    yield "|---|---|---|"
+    tables = {}
+    for key, value in section.model_fields.items():
+        if isinstance(value.annotation, type) and issubclass(value.annotation, BaseModel):
+            tables[key] = value.annotation
+            continue
+        default = value.get_default(call_default_factory=True, validated_data={})
+        shown = (
+            ""
+            if default is None
+            else f"`{TypeAdapter[Any](value.annotation or Any).dump_json(default).decode()}`"
+        )
+        yield f"| `{key}` | {shown} | {' '.join((value.description or '').split())} |"
+    for key, table in tables.items():
+        yield from _section_lines(f"{title}.{key}", table)

@@ -10,6 +10,29 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 PrimaryMetric = Literal["f1", "exact_match", "containment"]
 
 
+class Prices(BaseModel):
+    """What machines and tokens cost; edit it to your own prices."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    currency: str = "USD"
+    """Shown beside every amount."""
+    machine_hour: float = Field(default=0.10, ge=0)
+    """An hour of the machine that answers."""
+    training_hour: float = Field(default=0.10, ge=0)
+    """An hour of the machine that trains."""
+    million_prompt_tokens: float = Field(default=0.0, ge=0)
+    """A million tokens read, where a model is paid by the token."""
+    million_completion_tokens: float = Field(default=0.0, ge=0)
+    """A million tokens written."""
+    questions_per_day: float = Field(default=1000.0, gt=0)
+    """How many questions training is spread over."""
+    change_days: float = Field(default=30.0, gt=0)
+    """Days between changes of the documents, after which a route without retrieval is trained again."""
+    retrain_days: float = Field(default=90.0, gt=0)
+    """Days that the adapter of a route with retrieval is used."""
+
+
 class EvalConfig(BaseModel):
     """What is asked, and the metric, margin and contrasts, which are declared before the run."""
 
@@ -34,6 +57,9 @@ class EvalConfig(BaseModel):
     """Pairs of routes whose differences are tested, declared beforehand."""
     latency_questions: int = Field(default=10, ge=1)
     """How many questions per route are answered one at a time, so that latency is not that of a batch."""
+
+    prices: Prices = Field(default_factory=Prices)
+    """What answers and training cost: the table `[eval.prices]`."""
 
     @field_validator("contrasts")
     @classmethod

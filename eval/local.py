@@ -74,6 +74,7 @@ def local_setup(
         base_model_hash=base_hash,
         adapters={name: adapter.key for name, adapter in adapters.items()},
         adapter_hashes={name: adapter.manifest.weights_hash for name, adapter in adapters.items()},
+        training_seconds={name: adapter.manifest.seconds for name, adapter in adapters.items()},
         corpus_hash=corpus_hash,
         index_generation=meta.generation if meta else None,
         making=hash_json([asdict(meta.making) if meta else None, model.dtype]),

@@ -37,6 +37,8 @@ class Setup:
     """How documents are cut and embedded, and the number format of the model."""
     examples_hash: str
     """Identity of the solved examples that routes may show."""
+    training_seconds: Mapping[str, float] | None = None
+    """By route with an adapter, how long it was trained; None if nobody says."""
     published: Mapping[str, Mapping[str, Any]] | None = None
     """By route, what a service says of it; None in this process, where routes are known."""
 

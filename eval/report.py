@@ -124,9 +124,35 @@ def markdown_report(result: EvaluationResult) -> str:
         "## Why",
         attribution,
         *(["## Retrieval", retrieval] if result.retrieval else []),
+        "## Costs",
+        _costs_table(result),
+        *(f"- {pair.sentence}" for pair in result.costs.break_even),
         _measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _costs_table(result: EvaluationResult) -> str:
+    currency = str(result.costs.prices["currency"])
+    return _table(
+        [
+            "route",
+            "s an answer",
+            f"{currency} per 1,000",
+            f"{currency} a training",
+            "with training, per 1,000",
+        ],
+        [
+            [
+                name,
+                f"{cost.seconds:.3f}",
+                f"{cost.per_1000:.4g}",
+                "not known" if cost.training is None else f"{cost.training:.4g}",
+                "not known" if cost.per_1000_with_training is None else f"{cost.per_1000_with_training:.4g}",
+            ]
+            for name, cost in result.costs.routes.items()
+        ],
+    )
 
 
 def html_report(

@@ -68,6 +68,7 @@ class ContrastResult(_Section):
     p_holm: float
     mde: float | None
     verdict: ContrastVerdict
+    non_inferior: bool
     more_questions: int
 
 
@@ -80,6 +81,41 @@ class RouteAttribution(_Section):
 
     outcomes: dict[str, int]
     against: dict[str, int]
+
+
+class RouteCost(_Section):
+    """What a route needs per answer (means) and what that costs, in `prices.currency`; None if not known."""
+
+    seconds: float
+    prompt_tokens: float
+    completion_tokens: float
+    per_1000: float
+    training_seconds: float | None
+    training: float | None
+    per_1000_with_training: float | None
+
+
+class BreakEven(_Section):
+    """A route with an adapter against the best one without.
+
+    `questions_per_day` maps days between changes of the documents to the questions a day from which the tuned
+    route is the cheaper one; None where it never is.
+    """
+
+    route: str
+    against: str
+    saving_per_1000: float
+    quality_difference: float
+    questions_per_day: dict[str, float | None]
+    sentence: str
+
+
+class CostsResult(_Section):
+    """Costs by the price table of the run."""
+
+    prices: dict[str, Any]
+    routes: dict[str, RouteCost]
+    break_even: list[BreakEven]
 
 
 class VerdictResult(_Section):
@@ -121,6 +157,7 @@ class EvaluationResult(_Section):
     contrasts: list[ContrastResult]
     retrieval: dict[str, float]
     attribution: dict[str, RouteAttribution]
+    costs: CostsResult
     verdict: VerdictResult
     provenance: Provenance
 

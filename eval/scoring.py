@@ -10,7 +10,8 @@ import numpy as np
 
 from eval.answers import AnswerRecord
 from eval.attribution import attribute
-from eval.config import EvalConfig
+from eval.config import EvalConfig, Prices
+from eval.costs import Usage, answer_cost, costs, mean_usage, total_per_1000
 from eval.metrics.abstention import abstention
 from eval.metrics.containment import containment
 from eval.metrics.exact_match import exact_match
@@ -62,18 +63,24 @@ def score(
         scores, clusters, pairs, settings.margin, settings.resamples, np.random.default_rng(settings.seed)
     )
     results = {name: _route_result(questions, given, settings) for name, given in records.items()}
-    costs = {
-        name: Cost(r.tokens.prompt + r.tokens.completion, r.latency_ms.p50 / 1000)
-        for name, r in results.items()
-    }
+    quality = {name: float(values.mean()) for name, values in scores.items()}
+    usages = {name: _usage(routes[name], given, setup) for name, given in records.items()}
     verdict = decide(
-        scores, clusters, costs, settings.primary_metric, settings.margin, settings.resamples, settings.seed
+        scores,
+        clusters,
+        {name: _cost(usage, settings.prices) for name, usage in usages.items()},
+        settings.prices.currency,
+        settings.primary_metric,
+        settings.margin,
+        settings.resamples,
+        settings.seed,
     )
     return EvaluationResult(
         routes=results,
         contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
         retrieval=dict(retrieval),
         attribution=attribute(questions, routes, answers),
+        costs=costs(usages, quality, settings.prices),
         verdict=VerdictResult(
             recommended=verdict.recommended,
             tied_with=list(verdict.tied_with),
@@ -131,6 +138,25 @@ def _route_result(
     )
 
 
+def _usage(route: Route, records: Sequence[AnswerRecord], setup: Setup) -> Usage:
+    # One at a time is how latency is measured, not how a busy machine works.
+    batched = [record for record in records if record.shared_by > 1] or records
+    training = setup.training_seconds
+    return mean_usage(
+        [record.seconds for record in batched],
+        [record.answer.prompt_tokens for record in records],
+        [record.answer.completion_tokens for record in records],
+        route.retrieve,
+        0.0 if route.adapter is None else training.get(route.name) if training is not None else None,
+    )
+
+
+def _cost(usage: Usage, prices: Prices) -> Cost:
+    total = total_per_1000(usage, prices)
+    money = 1000 * answer_cost(usage, prices) if total is None else total
+    return Cost(money, usage.prompt_tokens + usage.completion_tokens, usage.seconds)
+
+
 def _abstention_result(
     questions: Sequence[Question], answers: Sequence[Answer], settings: EvalConfig
 ) -> AbstentionResult:
@@ -162,6 +188,7 @@ def _contrast_result(contrast: Contrast, metric: str) -> ContrastResult:
         p_holm=contrast.p_holm,
         mde=contrast.mde if math.isfinite(contrast.mde) else None,
         verdict=contrast.verdict,
+        non_inferior=contrast.non_inferior,
         more_questions=contrast.more_questions,
     )
 

@@ -12,8 +12,9 @@ from eval.statistics import ALPHA, Estimate, Floats, more_questions, paired_diff
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one question costs on a route, on average."""
+    """What answers cost on a route: money for 1,000 of them with training, tokens and seconds for one."""
 
+    money: float
     tokens: float
     seconds: float
 
@@ -33,6 +34,7 @@ def decide(
     scores: Mapping[str, Floats],
     clusters: Sequence[str],
     costs: Mapping[str, Cost],
+    currency: str,
     metric: str,
     margin: float,
     resamples: int,
@@ -40,11 +42,11 @@ def decide(
 ) -> Verdict:
     """Compare every route with the best one, and the rest with the cheapest that is as good.
 
-    Costs are compared in tokens, then in seconds. Intervals are simultaneous over the routes compared.
+    Costs are compared in money, then in tokens, then in seconds. Intervals are simultaneous over the routes compared.
     """
 
-    def cost_of(name: str) -> tuple[float, float]:
-        return costs[name].tokens, costs[name].seconds
+    def cost_of(name: str) -> tuple[float, float, float]:
+        return costs[name].money, costs[name].tokens, costs[name].seconds
 
     def compare(a: str, b: str) -> Estimate:
         rng = np.random.default_rng(seed)
@@ -64,7 +66,9 @@ def decide(
         recommended=recommended,
         tied_with=tuple(tied),
         more_questions=max(needed.values(), default=0),
-        reason=" ".join([_why(recommended, best, means, costs, metric, margin), *_what_is_open(needed)]),
+        reason=" ".join(
+            [_why(recommended, best, means, costs, currency, metric, margin), *_what_is_open(needed)]
+        ),
     )
 
 
@@ -73,18 +77,20 @@ def _why(
     best: str,
     means: Mapping[str, float],
     costs: Mapping[str, Cost],
+    currency: str,
     metric: str,
     margin: float,
 ) -> str:
     ours, theirs = costs[recommended], costs[best]
-    tokens = f"{ours.tokens:.0f} tokens a question"
+    price = f"{ours.money:.3g} {currency} per 1,000 answers"
     if recommended == best:
-        return f"{recommended} has the highest {metric} ({means[best]:.3f}), at {tokens}."
-    saving = (
-        f"cheaper: {tokens} instead of {theirs.tokens:.0f}"
-        if ours.tokens < theirs.tokens
-        else f"faster: {ours.seconds:.2f} s a question instead of {theirs.seconds:.2f}"
-    )
+        return f"{recommended} has the highest {metric} ({means[best]:.3f}), at {price}."
+    if ours.money < theirs.money:
+        saving = f"cheaper: {price} instead of {theirs.money:.3g}"
+    elif ours.tokens < theirs.tokens:
+        saving = f"cheaper: {ours.tokens:.0f} tokens a question instead of {theirs.tokens:.0f}"
+    else:
+        saving = f"faster: {ours.seconds:.2f} s a question instead of {theirs.seconds:.2f}"
     return (
         f"{recommended} ({metric} {means[recommended]:.3f}) is at most {margin:g} worse than {best} "
         f"({means[best]:.3f}) and {saving}."
