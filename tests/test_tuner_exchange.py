@@ -53,7 +53,8 @@ def add_random(registry, base_folder, method):
 
 def served_logits(registry, base_folder, key):
     base = load_base(str(base_folder), "float32")
-    with ResidentAdapters(base, registry).active(key), torch.inference_mode():
+    ResidentAdapters(base, registry).use(key)
+    with torch.inference_mode():
         return base.model(IDS).logits.clone()
 
 
@@ -195,4 +196,4 @@ def test_an_adapter_of_another_base_model_is_not_served(registry, base_folder):
     adapter = add_random(registry, base_folder, Method.IA3)
     base = replace(load_base(str(base_folder), "float32"), hash="other")
     with pytest.raises(AdapterError, match="was trained for base model"):
-        ResidentAdapters(base, registry).active(adapter.key).__enter__()
+        ResidentAdapters(base, registry).use(adapter.key)

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
-from tiny import tiny_base, tiny_manifest
+from safetensors.torch import load_file, save_file
+from tiny import tiny_adapter, tiny_base, tiny_manifest
 from transformers import LlamaForCausalLM
 
 from tuner.base_model import ModelError, load_base
@@ -85,8 +85,8 @@ def test_training_by_any_method_lowers_the_loss(registry, method):
 @pytest.mark.parametrize("method", IN_PEFT)
 def test_an_adapter_loads_in_plain_peft_with_the_same_logits(registry, method):
     base = tiny_base()
-    with ResidentAdapters(base, registry).active(f"{method}@1"):
-        ours = logits(base.model)
+    ResidentAdapters(base, registry).use(f"{method}@1")
+    ours = logits(base.model)
     theirs = logits(PeftModel.from_pretrained(tiny_base().model, registry.resolve(method).path).eval())
     torch.testing.assert_close(ours, theirs[:, -ours.shape[1] :], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, logits(tiny_base().model), atol=1e-2)
@@ -95,8 +95,8 @@ def test_an_adapter_loads_in_plain_peft_with_the_same_logits(registry, method):
 @pytest.mark.parametrize("method", Method)
 def test_the_adapter_served_is_the_one_trained(registry, method):
     base = tiny_base()
-    with ResidentAdapters(base, registry).active(f"{method}@1"):
-        served = logits(base.model)
+    ResidentAdapters(base, registry).use(f"{method}@1")
+    served = logits(base.model)
     trained = torch.load(registry.root / method / "trained.pt", weights_only=True)
     torch.testing.assert_close(served, trained, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(served, logits(tiny_base().model), atol=1e-2)
@@ -108,33 +108,57 @@ def test_adapters_of_all_methods_take_turns_on_one_base_model(registry):
     expected = {}
     for key in [None, *(f"{method}@1" for method in Method)]:
         other = tiny_base()
-        with ResidentAdapters(other, registry).active(key):
-            expected[key] = answers(other)
+        ResidentAdapters(other, registry).use(key)
+        expected[key] = answers(other)
     for key in [*expected, *reversed(expected)]:
-        with resident.active(key):
-            assert answers(base) == expected[key], key
+        resident.use(key)
+        assert answers(base) == expected[key], key
+        assert len(resident.loaded) <= 4
 
 
 @pytest.mark.parametrize("method", Method)
 def test_batched_decoding_with_an_adapter_equals_one_prompt_at_a_time(registry, method):
     base = tiny_base()
     prompts = [base.tokenizer("A shared beginning of forty characters. " + p)["input_ids"] for p in PROMPTS]
-    with ResidentAdapters(base, registry).active(f"{method}@1"):
-        together = decode(base.model, base.tokenizer, prompts, [Sampling(6)] * 3)
-        alone = [decode(base.model, base.tokenizer, [p], [Sampling(6)])[0] for p in prompts]
+    ResidentAdapters(base, registry).use(f"{method}@1")
+    together = decode(base.model, base.tokenizer, prompts, [Sampling(6)] * 3)
+    alone = [decode(base.model, base.tokenizer, [p], [Sampling(6)])[0] for p in prompts]
     assert together == alone
 
 
 @pytest.mark.parametrize("method", Method)
-def test_a_failure_while_an_adapter_is_active_leaves_the_plain_base_model(registry, method):
+def test_unloading_leaves_the_plain_base_model(registry, method):
     base = tiny_base()
     resident = ResidentAdapters(base, registry)
-    with pytest.raises(RuntimeError, match="out of memory"), resident.active(f"{method}@1"):
-        raise RuntimeError("out of memory")
+    resident.use(f"{method}@1")
+    resident.unload_all()
     assert [n for n, _ in base.model.named_modules()] == [n for n, _ in tiny_base().model.named_modules()]
     torch.testing.assert_close(logits(base.model), logits(tiny_base().model), rtol=0, atol=0)
-    with resident.active(f"{method}@1"):
-        assert not torch.allclose(logits(base.model), logits(tiny_base().model), atol=1e-2)
+    resident.use(f"{method}@1")
+    assert not torch.allclose(logits(base.model), logits(tiny_base().model), atol=1e-2)
+
+
+@pytest.mark.parametrize("method", [Method.LORA, Method.IA3])
+def test_an_adapter_that_does_not_load_leaves_the_base_model_and_the_others_usable(
+    tmp_path, registry, method
+):
+    def write(folder):
+        source = registry.resolve(Method.LORA).path
+        (folder / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
+        tensors = load_file(source / "adapter_model.safetensors")
+        save_file({name: t.repeat(3, 3) for name, t in tensors.items()}, folder / "adapter_model.safetensors")
+
+    base, other = tiny_base(), Registry(tmp_path)
+    other.add("broken", write, tiny_manifest(base))
+    tiny_adapter(tmp_path, base)
+    resident = ResidentAdapters(base, other)
+    resident.use("mixed@1")
+    expected = logits(base.model)
+    with pytest.raises(AdapterError, match="broken@1 cannot be loaded"):
+        resident.use("broken@1")
+    torch.testing.assert_close(logits(base.model), logits(tiny_base().model), rtol=0, atol=0)
+    resident.use("mixed@1")
+    torch.testing.assert_close(logits(base.model), expected, rtol=0, atol=0)
 
 
 def test_pissa_is_saved_as_plain_lora_of_twice_the_rank(registry):
@@ -179,7 +203,7 @@ def test_an_adapter_of_unknown_type_is_refused(tmp_path, registry):
     other = Registry(tmp_path)
     other.add("odd", write, tiny_manifest(base))
     with pytest.raises(AdapterError, match="'OFT' cannot be loaded"):
-        ResidentAdapters(base, other).active("odd@1").__enter__()
+        ResidentAdapters(base, other).use("odd@1")
 
 
 @pytest.mark.parametrize("method", Method)

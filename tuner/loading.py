@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tuner.base_model import BaseModel
-from tuner.decoding import DecodingCancelled
 from tuner.ia3 import Ia3
 from tuner.lora import unload
 from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
@@ -27,10 +25,10 @@ log = logging.getLogger("openbook.tuner")
 
 
 class ResidentAdapters:
-    """Adapter versions in memory for one base model; not thread-safe.
+    """Adapter versions in memory for one base model; whoever calls the model says first which one is to be used.
 
     LoRA's kin share PEFT's layers inside the base model and are switched there. The other methods are kept as plain
-    tensors and put into place for as long as they are used.
+    tensors and are in place only while they are used. Not thread-safe; nobody else may call the model meanwhile.
     """
 
     def __init__(self, base: BaseModel, registry: Registry, max_adapters: int = 8) -> None:
@@ -39,85 +37,94 @@ class ResidentAdapters:
         self._registry = registry
         self._max_adapters = max_adapters
         self._peft: PeftModel | None = None
-        self._loaded: dict[str, Saved | None] = {}
+        self._held: dict[str, Saved | None] = {}
+        self._used: str | None = None
+        self._attached: Detachable | None = None
 
-    @contextmanager
-    def active(self, key: str | None) -> Iterator[None]:
-        """Inside the block the base model computes with adapter `key`, or as it is with None.
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Keys of the adapters in memory, the one used last at the end."""
+        return tuple(self._held)
 
-        After an exception nothing of any adapter is left in the base model. Raises AdapterError.
-        """
+    def use(self, key: str | None) -> None:
+        """Let the model answer with adapter `key`, or as it is. Raises AdapterError: then it answers as it is."""
+        if key == self._used and key in {None, *self._held}:
+            return
         try:
-            with self._switched(key):
-                yield
-        except DecodingCancelled:
-            raise  # between two tokens: nothing is half done
-        except BaseException:
-            self.reset()
+            self._leave()
+            if key is not None:
+                self._enter(key)
+        except Exception:
+            self.unload_all()
             raise
 
-    def reset(self) -> None:
-        """Back to the plain base model."""
-        self._loaded.clear()
-        self._peft = None
+    def unload_all(self) -> None:
+        """Back to the plain base model: after a failure nobody knows what its layers hold."""
+        attached, self._attached = self._attached, None
+        self._held.clear()
+        self._peft = self._used = None
+        if attached is not None:
+            attached.detach()
         unload(self._base.model)
 
-    @contextmanager
-    def _switched(self, key: str | None) -> Iterator[None]:
-        held = self._held(key) if key is not None else None
-        if key is not None and held is None and self._peft is not None:
-            self._peft.set_adapter(key)
-            yield
-            return
-        with nullcontext() if self._peft is None else self._peft.disable_adapter():
-            if held is None:
-                yield
-                return
-            attached = attach_saved(self._base.model, held.tensors, held.config)
-            try:
-                yield
-            finally:
-                attached.detach()
+    def _leave(self) -> None:
+        self._used = None
+        attached, self._attached = self._attached, None
+        if attached is not None:
+            attached.detach()
+        elif self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
 
-    def _held(self, key: str) -> Saved | None:
-        """The tensors of adapter `key`, read if they were not; None once it is among PEFT's layers."""
-        if key not in self._loaded:
-            adapter = self._registry.resolve(key)
-            check_adapter(adapter, self._base.name, self._base.hash)
-            started = time.monotonic()
-            held = read_adapter(adapter)
-            if held.config.get("peft_type") == "LORA":
-                self._add_lora(key, adapter.path)
-                self._loaded[key] = None
-            else:
-                self._loaded[key] = held
-            log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)
-            self._make_room(key)
-        self._loaded[key] = self._loaded.pop(key)
-        return self._loaded[key]
+    def _enter(self, key: str) -> None:
+        if key not in self._held:
+            self._load(key)
+        held = self._held[key] = self._held.pop(key)
+        if held is not None:
+            self._attached = attach_saved(self._base.model, held.tensors, held.config)
+        elif self._peft is not None:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(key, inference_mode=True)
+        self._used = key
+        if len(self._held) > self._max_adapters:
+            self._forget(next(iter(self._held)))
 
-    def _add_lora(self, key: str, path: Path) -> None:
-        # In the base model's own number format, as it was trained: peft would raise it to float32.
-        if self._peft is None:
-            self._peft = PeftModel.from_pretrained(
-                self._base.model, path, adapter_name=key, autocast_adapter_dtype=False
-            )
+    def _load(self, key: str) -> None:
+        adapter = self._registry.resolve(key)
+        check_adapter(adapter, self._base.name, self._base.hash)
+        started = time.monotonic()
+        saved = read_adapter(adapter)
+        if saved.config.get("peft_type") == "LORA":
+            self._load_lora(key, adapter.path)
+            self._held[key] = None
         else:
-            self._peft.load_adapter(path, adapter_name=key, autocast_adapter_dtype=False)
+            self._held[key] = saved
+        log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)
+
+    def _load_lora(self, key: str, path: Path) -> None:
+        # In the base model's own number format, as it was trained: peft would raise it to float32.
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(
+                    self._base.model, path, adapter_name=key, autocast_adapter_dtype=False
+                )
+            else:
+                self._peft.load_adapter(path, adapter_name=key, autocast_adapter_dtype=False)
+        except Exception as error:
+            raise AdapterError(
+                f"adapter {key} cannot be loaded ({type(error).__name__}); train it again with `openbook tune`"
+            ) from error
         self._peft.eval()
 
-    def _make_room(self, key: str) -> None:
-        if len(self._loaded) <= self._max_adapters:
+    def _forget(self, key: str) -> None:
+        if self._held.pop(key) is not None or self._peft is None:
             return
-        oldest = next(iter(self._loaded))
-        if self._loaded.pop(oldest) is None and self._peft is not None:
-            others = [name for name, held in self._loaded.items() if held is None]
-            if not others:
-                self._peft = None
-                unload(self._base.model)
-                return
-            self._peft.set_adapter(key if key in others else others[-1])
-            self._peft.delete_adapter(oldest)
+        if None in self._held.values():
+            self._peft.delete_adapter(key)
+            if self._attached is not None:
+                self._peft.base_model.disable_adapter_layers()  # deleting the active one activates another
+        else:
+            self._peft = None
+            unload(self._base.model)
 
 
 class Detachable(Protocol):

@@ -1,7 +1,8 @@
 """Learned virtual tokens before every prompt: prompt tuning, p-tuning and prefix tuning.
 
-The decoder is hooked, so that training and cached decoding both see the virtual tokens without knowing of them: the
-first call puts them at positions 0..n-1, and all calls move real tokens by n.
+The decoder is hooked, so that training and cached decoding both see the virtual tokens without knowing of them. They
+never enter the caller's cache: their keys and values are put before what comes out of it, so that rows may join and
+leave a batch and prefixes may be kept and reused as without them.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ class SoftPrefix:
     """
 
     def __init__(self, model: Any, prefix: Callable[[], Tensor], cached: bool) -> None:
-        self._decoder = getattr(model, model.base_model_prefix)
+        self._model = model
         self._embed = model.get_input_embeddings()
         self._prefix, self._cached = prefix, cached
         config = model.config.get_text_config()
         self._layers = int(config.num_hidden_layers)
         self._heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        self._reads_prefix = False
+        self._kept: Tensor | None = None
+        self._reads_prefix = self._passes = False
+        decoder = getattr(model, model.base_model_prefix)
         self._hooks = [
-            self._decoder.register_forward_pre_hook(self._before, with_kwargs=True),
-            self._decoder.register_forward_hook(self._after),
+            decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            decoder.register_forward_hook(self._after),
         ]
 
     @classmethod
@@ -53,25 +56,23 @@ class SoftPrefix:
     def _before(
         self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kwargs = dict(kwargs)
-        ids, cache = kwargs["input_ids"], kwargs.get("past_key_values")
-        prefix = self._prefix()
-        rows, count = ids.shape[0], len(prefix)
-        if (mask := kwargs.get("attention_mask")) is not None:
-            kwargs["attention_mask"] = torch.cat([mask.new_ones((rows, count)), mask], dim=1)
-        if (positions := kwargs.get("position_ids")) is not None:
-            kwargs["position_ids"] = positions + count
         self._reads_prefix = False
-        if cache is None or cache.get_seq_length() == 0:
-            if self._cached:
-                kwargs["past_key_values"] = self._filled(cache, prefix, rows)
-            else:
-                self._reads_prefix = True
-                kwargs["input_ids"] = None
-                kwargs["inputs_embeds"] = torch.cat([prefix.expand(rows, -1, -1), self._embed(ids)], dim=1)
-                if positions is not None:
-                    before = torch.arange(count, device=ids.device).expand(rows, -1)
-                    kwargs["position_ids"] = torch.cat([before, kwargs["position_ids"]], dim=1)
+        if self._passes:
+            return args, kwargs
+        kwargs = dict(kwargs)
+        cache, prefix = kwargs.get("past_key_values"), self._prefix()
+        if (mask := kwargs.get("attention_mask")) is not None:
+            kwargs["attention_mask"] = torch.cat([mask.new_ones((len(mask), len(prefix))), mask], dim=1)
+        if (positions := kwargs.get("position_ids")) is not None:
+            kwargs["position_ids"] = positions + len(prefix)
+        if cache is None and not self._cached:
+            # Training: the gradient goes through the reading of the virtual tokens.
+            self._reads_prefix = True
+            ids = kwargs.pop("input_ids")
+            kwargs["inputs_embeds"] = torch.cat([prefix.expand(len(ids), -1, -1), self._embed(ids)], dim=1)
+            return args, kwargs
+        cache = DynamicCache() if cache is None else cache
+        kwargs["past_key_values"] = _PrefixedCache(cache, self._keys_and_values(prefix, cache))
         return args, kwargs
 
     def _after(self, _decoder: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
@@ -79,13 +80,40 @@ class SoftPrefix:
             output.last_hidden_state = output.last_hidden_state[:, len(self._prefix()) :]
         return output
 
-    def _filled(self, cache: DynamicCache | None, prefix: Tensor, rows: int) -> DynamicCache:
-        cache = DynamicCache() if cache is None else cache
-        split = prefix.view(len(prefix), self._layers * 2, self._heads, -1).permute(1, 2, 0, 3)
-        for layer in range(self._layers):
-            keys, values = (split[2 * layer + i].expand(rows, -1, -1, -1) for i in (0, 1))
-            cache.update(keys, values, layer)
-        return cache
+    def _keys_and_values(self, prefix: Tensor, cache: DynamicCache) -> Tensor:
+        """[layers * 2, heads, n, width]; embeddings are read anew with each new cache, as training changes them."""
+        if not self._cached and (self._kept is None or cache.get_seq_length() == 0):
+            self._passes = True
+            try:
+                self._kept = _keys_and_values(self._model, prefix)
+            finally:
+                self._passes = False
+        if not self._cached and self._kept is not None:
+            return self._kept.permute(1, 2, 0, 3)
+        return prefix.view(len(prefix), self._layers * 2, self._heads, -1).permute(1, 2, 0, 3)
+
+
+class _PrefixedCache(DynamicCache):
+    """The caller's cache, with the same keys and values put before those of every row and layer."""
+
+    def __init__(self, cache: DynamicCache, prefix: Tensor) -> None:
+        super().__init__()
+        self.layers = cache.layers
+        self._prefix = prefix
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(keys, values, layer, *args, **kwargs)
+        before = self._prefix[2 * layer : 2 * layer + 2, None].expand(-1, len(keys), -1, -1, -1)
+        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(super().get_seq_length(layer_idx)) + self._prefix.shape[2]
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        return length + self._prefix.shape[2], offset
 
 
 class PromptTuning:
