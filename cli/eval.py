@@ -1,4 +1,4 @@
-"""`openbook eval`: every route asked the same held-out questions."""
+"""`openbook eval`: every route asked the same held-out questions, and what earlier evaluations say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.config import routes_from_config
 from settings import ConfigError, Settings, load_settings
 
 
-@click.command("eval")
+@click.group("eval", invoke_without_command=True)
 @workspace_option
 @json_option
 @click.option("--url", help="Score a running service instead of answering in this process.")
@@ -21,11 +21,43 @@ from settings import ConfigError, Settings, load_settings
 @click.option(
     "--fail-under", multiple=True, metavar="METRIC=NUMBER", help="Exit 1 if the winner scores less."
 )
+@click.option("--plan", is_flag=True, help="Print time, tokens and what can be found, and stop.")
+@click.pass_context
 def eval_command(
-    workspace: Workspace, as_json: bool, url: str | None, select: bool, fail_under: Sequence[str]
+    context: click.Context,
+    workspace: Workspace,
+    as_json: bool,
+    url: str | None,
+    select: bool,
+    fail_under: Sequence[str],
+    plan: bool,
 ) -> None:
     """Ask every route the test questions and give a verdict."""
-    evaluate_routes(workspace, load_settings(workspace), url, select, fail_under, as_json)
+    if context.invoked_subcommand is None:
+        evaluate_routes(workspace, load_settings(workspace), url, select, fail_under, as_json, plan)
+
+
+@eval_command.command("list")
+@workspace_option
+@json_option
+def eval_list(workspace: Workspace, as_json: bool) -> None:
+    """Every evaluation of the workspace, the latest last."""
+    from eval.commands import eval_list as print_list
+
+    load_settings(workspace)
+    print_list(workspace, as_json)
+
+
+@eval_command.command("compare")
+@workspace_option
+@json_option
+@click.argument("a")
+@click.argument("b")
+def eval_compare(workspace: Workspace, as_json: bool, a: str, b: str) -> None:
+    """What changed from evaluation A to evaluation B (names of `eval list`, or folders), paired by question."""
+    from eval.commands import eval_compare as print_comparison
+
+    print_comparison(workspace, load_settings(workspace).eval, a, b, as_json)
 
 
 def evaluate_routes(
@@ -35,12 +67,13 @@ def evaluate_routes(
     select: bool,
     fail_under: Sequence[str],
     as_json: bool,
+    plan: bool = False,
 ) -> None:
-    """Evaluate every route of the settings, over HTTP if `url` is given."""
+    """Evaluate every route of the settings, or those of the service at `url`."""
     from eval.commands import eval_run
 
     routes = routes_from_config(settings.routes)
     for name in {name for pair in settings.eval.contrasts for name in pair} - routes.keys():
         raise ConfigError(f"eval.contrasts names the unknown route {name!r}; known: {', '.join(routes)}")
     key = os.environ.get(settings.serve.api_key_env)
-    eval_run(workspace, settings.model, settings.eval, routes, url, key, select, fail_under, as_json)
+    eval_run(workspace, settings.model, settings.eval, routes, url, key, select, fail_under, plan, as_json)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +13,23 @@ import click
 
 from eval.answers import EvalError
 from eval.asking import Asker, LocalAsker
+from eval.compare import (
+    compare_evaluations,
+    find_evaluation,
+    format_comparison,
+    format_list,
+    list_evaluations,
+)
 from eval.config import EvalConfig
 from eval.http_client import HttpAsker, open_client
-from eval.local import open_local, selection_path
+from eval.local import LocalRoutes, open_local, selection_path
+from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.report import markdown_table
 from eval.result import EvaluationResult
 from eval.run import Evaluation, evaluate
 from eval.scoring import METRICS, cluster_of
-from eval.selection import EXAMPLES, select_prompts
-from eval.statistics import ALPHA, minimum_detectable_effect, planned_standard_error
+from eval.selection import EXAMPLES, load_selection, select_prompts
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.files import hash_json
@@ -55,20 +64,41 @@ def eval_run(
     api_key: str | None,
     select: bool,
     fail_under: Sequence[str],
+    only_plan: bool,
     as_json: bool,
 ) -> None:
     """Evaluate `routes` on the test questions, in this process or at `url`, and print the result.
 
-    `select` chooses prompt options on the dev questions first (a service at `url` keeps its own). Raises
-    EvalError if it cannot be run as asked, BelowThreshold if the result is too low.
+    `select` chooses prompt options on the dev questions first (a service at `url` keeps its own); `only_plan`
+    prints what would be done instead. Raises EvalError if it cannot be run as asked, BelowThreshold if the result
+    is too low.
     """
     thresholds = [parse_threshold(text) for text in fail_under]
-    if url is None:
-        evaluation = _evaluate_here(workspace, model, settings, routes, select)
-    else:
-        evaluation = _evaluate_service(workspace, settings, url, api_key)
+    with _opened(workspace, model, settings, routes, url, api_key) as opened:
+        if only_plan:
+            _print_plan(workspace, opened, settings, select, as_json)
+            return
+        evaluation = _evaluate(workspace, opened, settings, select)
     click.echo(evaluation.result.model_dump_json(indent=2) if as_json else format_evaluation(evaluation))
     check_thresholds(evaluation.result, thresholds)
+
+
+def eval_list(workspace: Workspace, as_json: bool) -> None:
+    """Print every evaluation, the latest last."""
+    found = list_evaluations(workspace)
+    click.echo(
+        json.dumps([one.model_dump(mode="json") for one in found], indent=2)
+        if as_json
+        else format_list(found)
+    )
+
+
+def eval_compare(workspace: Workspace, settings: EvalConfig, a: str, b: str, as_json: bool) -> None:
+    """Print what changed from evaluation `a` to evaluation `b`, route by route."""
+    questions = read_questions(workspace.resolve(settings.questions), None)
+    folders = find_evaluation(workspace, a), find_evaluation(workspace, b)
+    found = compare_evaluations(*folders, questions, settings)
+    click.echo(found.model_dump_json(indent=2) if as_json else format_comparison(found))
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -118,65 +148,95 @@ def format_evaluation(evaluation: Evaluation) -> str:
     )
 
 
-def format_plan(questions: Sequence[Question], settings: EvalConfig, contrast_count: int) -> str:
-    """What the questions can show, said before they are asked."""
-    answerable = [question for question in questions if question.answerable]
-    clusters = len({cluster_of(question) for question in answerable})
-    asked = f"{len(answerable)} answerable test questions about {clusters} documents"
-    if clusters < 2:
-        return f"{asked}: routes cannot be told apart on fewer than 2 documents"
-    error = planned_standard_error(len(answerable), clusters)
-    effect = minimum_detectable_effect(error, clusters, ALPHA / max(contrast_count, 1))
-    return (
-        f"{asked}: expect to find differences of {effect:.2f} {settings.primary_metric} or more "
-        f"(margin {settings.margin:g}, {contrast_count} contrasts)"
-    )
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is ready to be evaluated; `local` is None for a service elsewhere."""
+
+    asker: Asker
+    routes: Mapping[str, Route]
+    test: Sequence[Question]
+    dev: Sequence[Question]
+    local: LocalRoutes | None
 
 
-def _evaluate_here(
-    workspace: Workspace, model: ModelConfig, settings: EvalConfig, routes: Mapping[str, Route], select: bool
-) -> Evaluation:
+@contextmanager
+def _opened(
+    workspace: Workspace,
+    model: ModelConfig,
+    settings: EvalConfig,
+    routes: Mapping[str, Route],
+    url: str | None,
+    api_key: str | None,
+) -> Iterator[_Opened]:
+    if url is not None:
+        questions = read_questions(workspace.resolve(settings.questions), None)
+        test = _test_questions(questions, settings)
+        with open_client(url, api_key) as client:
+            asker = HttpAsker(client)
+            yield _Opened(asker, asker.routes(), test, (), None)
+        return
     most_examples = max([*EXAMPLES, *(route.examples for route in routes.values())])
     local = open_local(workspace, model, settings, routes, most_examples)
     check_leakage(local.questions)
-    test = _test_questions(local.questions, settings, routes)
-    asker = LocalAsker(local.answerer, local.setup)
-    if select:
-        dev = [question for question in local.questions if question.split is Split.DEV]
+    test = _test_questions(local.questions, settings)
+    dev = [question for question in local.questions if question.split is Split.DEV]
+    yield _Opened(LocalAsker(local.answerer, local.setup), routes, test, dev, local)
+
+
+def _evaluate(workspace: Workspace, opened: _Opened, settings: EvalConfig, select: bool) -> Evaluation:
+    asker, routes, earlier = opened.asker, opened.routes, _earlier(workspace)
+    click.echo(_what_can_be_shown(opened.test, routes, settings, earlier), err=True)
+    if select and opened.local is not None:
         routes = select_prompts(
-            local.answerer.answer_many,
-            dev,
+            asker.answer_many,
+            opened.dev,
             routes,
             settings.primary_metric,
-            local.setup,
+            asker.setup,
             selection_path(workspace),
         )
-    retrieval = _retrieval_scores(local.retriever, test)
-    return _evaluate(workspace, asker, test, routes, settings, retrieval)
+    retrieval = _retrieval_scores(opened.local.retriever if opened.local else None, opened.test)
+    folder = _folder(workspace, opened.test, routes, settings, asker.setup)
+    answers = [path / "answers.jsonl" for path in earlier]
+    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers)
 
 
-def _evaluate_service(
-    workspace: Workspace, settings: EvalConfig, url: str, api_key: str | None
-) -> Evaluation:
-    questions = read_questions(workspace.resolve(settings.questions), None)
-    with open_client(url, api_key) as client:
-        asker = HttpAsker(client)
-        routes = asker.routes()
-        test = _test_questions(questions, settings, routes)
-        return _evaluate(workspace, asker, test, routes, settings, {})
+def _print_plan(
+    workspace: Workspace, opened: _Opened, settings: EvalConfig, select: bool, as_json: bool
+) -> None:
+    asker, routes, metric = opened.asker, opened.routes, settings.primary_metric
+    searches = select and opened.local is not None
+    if searches:
+        routes = load_selection(selection_path(workspace), opened.dev, routes, metric, asker.setup)
+    found = plan(asker, opened.test, routes, settings, _earlier(workspace))
+    click.echo(found.model_dump_json(indent=2) if as_json else format_plan(found))
+    if searches and not as_json:
+        click.echo("prompts are chosen on dev first where that was not done yet; it is not counted here")
 
 
-def _evaluate(
-    workspace: Workspace,
-    asker: Asker,
-    test: Sequence[Question],
-    routes: Mapping[str, Route],
-    settings: EvalConfig,
-    retrieval: Mapping[str, float],
-) -> Evaluation:
-    folder = _folder(workspace, test, routes, settings, asker.setup)
-    earlier = sorted(workspace.evaluations.glob("*/answers.jsonl"))
-    return evaluate(asker, test, routes, folder, settings, retrieval, earlier)
+def _earlier(workspace: Workspace) -> list[Path]:
+    """Folders of earlier evaluations, the latest last."""
+    return [path.parent for path in sorted(workspace.evaluations.glob("*/answers.jsonl"), key=_changed)]
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _what_can_be_shown(
+    test: Sequence[Question], routes: Mapping[str, Route], settings: EvalConfig, earlier: Sequence[Path]
+) -> str:
+    answerable = [question for question in test if question.answerable]
+    documents = len({cluster_of(question) for question in answerable})
+    asked = f"{len(answerable)} answerable test questions about {documents} documents"
+    effects, source = detectable_effects(answerable, routes, settings, earlier)
+    known = [f"{effect:.2f} ({pair})" for pair, effect in effects.items() if effect is not None]
+    if not known:
+        return f"{asked}: routes cannot be told apart on fewer than 2 documents"
+    return (
+        f"{asked}: expect to find differences of {settings.primary_metric} from {', '.join(known)}, "
+        f"judged by {source} (margin {settings.margin:g})"
+    )
 
 
 def _retrieval_scores(retriever: Retriever | None, questions: Sequence[Question]) -> dict[str, float]:
@@ -187,17 +247,13 @@ def _retrieval_scores(retriever: Retriever | None, questions: Sequence[Question]
     return retrieval_scores(rankings, RETRIEVAL_DEPTH)
 
 
-def _test_questions(
-    questions: Sequence[Question], settings: EvalConfig, routes: Mapping[str, Route]
-) -> list[Question]:
+def _test_questions(questions: Sequence[Question], settings: EvalConfig) -> list[Question]:
     test = [question for question in questions if question.split is Split.TEST]
     if not test:
         raise EvalError(
             f"none of the {len(questions)} questions in {settings.questions} is a test question; "
             'give some `"split": "test"`'
         )
-    contrast_count = sum(a in routes and b in routes for a, b in settings.contrasts)
-    click.echo(format_plan(test, settings, contrast_count), err=True)
     return test
 
 

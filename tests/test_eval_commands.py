@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.answers import EvalError
-from eval.commands import BelowThreshold, Threshold, check_thresholds, eval_run, format_plan, parse_threshold
+from eval.commands import BelowThreshold, Threshold, check_thresholds, eval_run, parse_threshold
 from eval.config import EvalConfig
 from eval.local import selected_routes, selection_path
 from eval.run import evaluate
@@ -44,9 +44,11 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def run(workspace: Workspace, routes: dict[str, Route], fail_under=(), as_json=True, select=True) -> None:
+def run(
+    workspace: Workspace, routes: dict[str, Route], fail_under=(), as_json=True, select=True, plan=False
+) -> None:
     model = ModelConfig(base=str(workspace.root / "tiny"), dtype="float32")
-    eval_run(workspace, model, SETTINGS, routes, None, None, select, fail_under, as_json)
+    eval_run(workspace, model, SETTINGS, routes, None, None, select, fail_under, plan, as_json)
 
 
 def test_routes_without_retrieval_need_no_index(
@@ -127,12 +129,14 @@ def test_thresholds_apply_to_the_recommended_route(tmp_path: Path) -> None:
         check_thresholds(low, [Threshold("f1", 0.9), Threshold("containment", 0.0)])
 
 
-def test_the_plan_says_what_can_be_found_before_the_run() -> None:
-    plan = format_plan(make_questions(100, documents=50), EvalConfig(), contrast_count=4)
-    # error 0.5 * sqrt(1.05 / 100) = 0.0512; (2.59 + 0.85) times that
-    assert "100 answerable test questions about 50 documents" in plan
-    assert "differences of 0.18 f1 or more" in plan
-    assert "inf" not in format_plan(make_questions(5, documents=1), EvalConfig(), 4)
+def test_a_plan_asks_little_and_leaves_nothing(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(workspace, {"base": Route("base", retrieve=False, prompt="brief", max_new_tokens=4)}, plan=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["questions"], found["routes"]["base"]["missing"]) == (4, 4)
+    assert found["routes"]["base"]["seconds"] > 0
+    assert not workspace.evaluations.exists()
 
 
 @pytest.mark.parametrize("contrasts", [[["rag", "rag"]], [["rag", "base"], ["base", "rag"]]])
