@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from peft import PeftModel
-
+from service.prefix_cache import PrefixCache
 from tuner.base_model import BaseModel
-from tuner.decoding import Decoded, DecodingCancelled, Sampling, decode
-from tuner.registry import Registry, check_adapter
+from tuner.decoding import (
+    Decoded,
+    DecodingCancelled,
+    Prefix,
+    Row,
+    RunningBatch,
+    Sampling,
+    decode,
+    finished,
+    text_so_far,
+)
+from tuner.loading import ResidentAdapters
+from tuner.registry import Registry
 
-log = logging.getLogger("openbook.service")
+PREFIX_CACHE_BYTES = 128 * 1024 * 1024
+STEPS_A_TURN = 4
+"""Tokens an adapter's batch advances before another adapter is switched in."""
+MOST_UNEVEN = 2
+"""Prompts more than this many times as long as the shortest are read apart from it: padding costs time."""
 
 
 def never_cancelled() -> bool:
@@ -32,6 +43,18 @@ class GenerationRequest:
     sampling: Sampling
 
 
+@dataclass(slots=True, eq=False)
+class Run:
+    """A request under way: the generator fills in text and result, whoever asked may give it up."""
+
+    request: GenerationRequest
+    cancelled: bool = False
+    tokens: int = 0
+    text: str = ""
+    """The start of the answer, as far as no later token can change it."""
+    decoded: Decoded | None = None
+
+
 class Generator(Protocol):
     """Anything that continues prompts; not thread-safe, so one thread at a time calls it."""
 
@@ -41,6 +64,18 @@ class Generator(Protocol):
         """One result per request, in order; `cancelled` is asked between tokens."""
         ...
 
+    def admit(self, runs: Sequence[Run]) -> None:
+        """Start runs beside those under way. Raises AdapterError, which leaves the others unharmed."""
+        ...
+
+    def step(self) -> None:
+        """One more token for every run under way; `decoded` is set on those that end, cancelled ones leave."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every run and whatever a failure may have left behind."""
+        ...
+
 
 class LocalGenerator:
     """The base model in this process, with adapters switched in and out of its layers.
@@ -48,13 +83,20 @@ class LocalGenerator:
     Once an adapter is loaded, peft's layers sit inside `base.model`: then only this object may call it.
     """
 
-    def __init__(self, base: BaseModel, registry: Registry, max_adapters: int = 8) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        registry: Registry,
+        max_adapters: int = 8,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
+    ) -> None:
         """At most `max_adapters` stay in memory; the one unused for longest makes room."""
+        self.prefixes = PrefixCache(prefix_cache_bytes)
         self._base = base
-        self._registry = registry
-        self._max_adapters = max_adapters
-        self._peft: PeftModel | None = None
-        self._loaded: list[str] = []
+        self.adapters = ResidentAdapters(base, registry, max_adapters)
+        self._batches: dict[str | None, RunningBatch] = {}
+        self._runs: dict[Row, Run] = {}
+        self._last_used: str | None = None
 
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = never_cancelled
@@ -66,55 +108,92 @@ class LocalGenerator:
         results: dict[int, Decoded] = {}
         try:
             for adapter, places in groups.items():
-                with self._switched_to(adapter):
-                    decoded = decode(
-                        self._base.model,
-                        self._base.tokenizer,
-                        [requests[place].prompt for place in places],
-                        [requests[place].sampling for place in places],
-                        cancelled=cancelled,
-                    )
+                self.adapters.use(adapter)
+                decoded = decode(
+                    self._base.model,
+                    self._base.tokenizer,
+                    [requests[place].prompt for place in places],
+                    [requests[place].sampling for place in places],
+                    cancelled=cancelled,
+                )
                 results.update(zip(places, decoded, strict=True))
         except DecodingCancelled:
             raise  # between two tokens: nothing is half done
         except BaseException:
-            self._unload_all()
+            self.reset()
             raise
         return [results[place] for place in range(len(requests))]
 
-    def _switched_to(self, adapter: str | None) -> AbstractContextManager[None]:
-        if adapter is not None:
-            self._load(adapter).set_adapter(adapter)
-            return nullcontext()
-        return nullcontext() if self._peft is None else self._peft.disable_adapter()
+    def admit(self, runs: Sequence[Run]) -> None:
+        """Read the prompts, those with an adapter and a start in common together. Raises AdapterError."""
+        by_adapter: dict[str | None, list[Run]] = {}
+        for run in runs:
+            by_adapter.setdefault(run.request.adapter, []).append(run)
+        for adapter, members in by_adapter.items():
+            self.adapters.use(adapter)
+            for prefix, group in self._by_prefix(adapter, members):
+                self._prefill(adapter, prefix, group)
+        self._report()
 
-    def _load(self, key: str) -> PeftModel:
-        """The model with adapter `key` in memory, loaded from the registry if it was not."""
-        if self._peft is not None and key in self._loaded:
-            self._loaded.remove(key)
-            self._loaded.append(key)
-            return self._peft
-        adapter = self._registry.resolve(key)
-        check_adapter(adapter, self._base.name, self._base.hash)
-        started = time.monotonic()
-        if self._peft is None:
-            # In the base model's own number format, as it was trained: peft would raise it to float32.
-            self._peft = PeftModel.from_pretrained(
-                self._base.model, adapter.path, adapter_name=key, autocast_adapter_dtype=False
-            )
-        else:
-            self._peft.load_adapter(adapter.path, adapter_name=key, autocast_adapter_dtype=False)
-        self._peft.eval()
-        self._loaded.append(key)
-        log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)
-        if len(self._loaded) > self._max_adapters:
-            self._peft.set_adapter(key)
-            self._peft.delete_adapter(self._loaded.pop(0))
-        return self._peft
+    def step(self) -> None:
+        """One more token for every run, or a few where several adapters take turns."""
+        for row, run in self._runs.items():
+            row.cancelled = run.cancelled
+        steps = 1 if len(self._batches) <= 1 else STEPS_A_TURN
+        # The adapter that is in place goes first: switching takes about as long as a token.
+        for adapter in sorted(self._batches, key=lambda key: key != self._last_used):
+            self.adapters.use(adapter)
+            self._last_used = adapter
+            for _ in range(steps):
+                self._batches[adapter].step()
+        self._batches = {adapter: batch for adapter, batch in self._batches.items() if batch.rows}
+        self._report()
 
-    def _unload_all(self) -> None:
-        """Back to the plain base model: after a failure nobody knows what peft's layers hold."""
-        if self._peft is not None:
-            self._peft.unload()
-            self._peft = None
-            self._loaded.clear()
+    def reset(self) -> None:
+        """Forget every run and go back to the plain base model."""
+        self._batches.clear()
+        self._runs.clear()
+        self.prefixes.clear()
+        self.adapters.unload_all()
+
+    def _by_prefix(
+        self, adapter: str | None, runs: Sequence[Run]
+    ) -> Iterator[tuple[Prefix | None, list[Run]]]:
+        """Runs that start with the same remembered prefix, of similar length."""
+        groups: dict[tuple[int, ...], tuple[Prefix | None, list[Run]]] = {}
+        for run in sorted(runs, key=lambda run: len(run.request.prompt)):
+            prefix = self.prefixes.find(adapter, run.request.prompt)
+            groups.setdefault(prefix.tokens if prefix else (), (prefix, []))[1].append(run)
+        for prefix, members in groups.values():
+            group: list[Run] = []
+            for run in members:
+                if group and len(run.request.prompt) > MOST_UNEVEN * len(group[0].request.prompt):
+                    yield prefix, group
+                    group = []
+                group.append(run)
+            yield prefix, group
+
+    def _prefill(self, adapter: str | None, prefix: Prefix | None, runs: Sequence[Run]) -> None:
+        if adapter not in self._batches:
+            self._batches[adapter] = RunningBatch(self._base.model, self._base.tokenizer)
+        rows = [Row(run.request.prompt, run.request.sampling) for run in runs]
+        known = len(prefix.tokens) if prefix else 0
+        shared = [self.prefixes.worth_keeping(adapter, run.request.prompt, known) for run in runs]
+        # The first row is the one a new prefix is taken from.
+        order = sorted(range(len(rows)), key=lambda i: -shared[i])
+        kept = self._batches[adapter].admit([rows[i] for i in order], prefix, shared[order[0]])
+        if kept is not None:
+            self.prefixes.add(adapter, kept)
+        self._runs.update(zip(rows, runs, strict=True))
+
+    def _report(self) -> None:
+        """Tell every run how far it is; those that have ended are let go."""
+        for row, run in list(self._runs.items()):
+            run.tokens = len(row.tokens)
+            if row.finish is not None:
+                run.decoded = finished(row, self._base.tokenizer)
+                run.text = run.decoded.text
+            elif not row.cancelled:
+                run.text = text_so_far(row, self._base.tokenizer)
+                continue
+            del self._runs[row]

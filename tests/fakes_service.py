@@ -14,29 +14,39 @@ from indexer.retriever import Hit, Index
 from indexer.snapshot import Chunk
 from service.answering import Answerer
 from service.config import RouteConfig, routes_from_config
-from service.generation import GenerationRequest, Generator, never_cancelled
+from service.generation import GenerationRequest, Generator, Run, never_cancelled
 from tests.tiny import tiny_base
 from tuner.base_model import BaseModel
-from tuner.decoding import Decoded, DecodingCancelled
+from tuner.decoding import Decoded
 from tuner.prompt import SolvedExample
-from tuner.registry import Registry
+from tuner.registry import AdapterError, Registry
+
+
+class FailsLater(RuntimeError):
+    """In a script: lets the batch run for two steps and breaks it then."""
 
 
 class ScriptedGenerator:
     """Answers from a queue: texts are returned, exceptions raised; `history` holds every batch asked for.
 
-    While `hold()` is in force it waits, until `release()` or until it is cancelled.
+    While `hold()` is in force nothing advances, until `release()`; runs may still be given up.
     """
 
-    def __init__(self, *script: str | Exception) -> None:
+    def __init__(self, *script: str | BaseException) -> None:
         self.history: list[list[GenerationRequest]] = []
         self.started = threading.Event()
         self.cancelled = threading.Event()
+        self.resets = 0
+        self.refused: str | None = None
+        """An adapter that cannot be used."""
+        self.blow: BaseException | None = None
+        """Raised by the next step, once."""
         self._script = deque(script)
         self._released = threading.Event()
         self._released.set()
+        self._runs: list[tuple[Run, str | BaseException]] = []
 
-    def enqueue(self, *script: str | Exception) -> None:
+    def enqueue(self, *script: str | BaseException) -> None:
         self._script.extend(script)
 
     def hold(self) -> None:
@@ -49,18 +59,51 @@ class ScriptedGenerator:
         self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = never_cancelled
     ) -> list[Decoded]:
         self.history.append(list(requests))
-        self.started.set()
-        while not self._released.wait(0.005):
-            if cancelled():
-                self.cancelled.set()
-                raise DecodingCancelled
-        return [self._decoded(request) for request in requests]
+        return [_decoded(request, self._next()) for request in requests]
 
-    def _decoded(self, request: GenerationRequest) -> Decoded:
-        said = self._script.popleft() if self._script else "scripted answer"
-        if isinstance(said, Exception):
-            raise said
-        return Decoded(said, len(request.prompt), len(said.split()), "stop")
+    def admit(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if run.request.adapter is not None and run.request.adapter == self.refused:
+                raise AdapterError(f"adapter {self.refused} cannot be used")
+        self.history.append([run.request for run in runs])
+        self._runs += [(run, self._next()) for run in runs]
+        self.started.set()
+
+    def step(self) -> None:
+        """A word more for every run; a run whose turn is an exception raises it at the first."""
+        if self.blow is not None:
+            blow, self.blow = self.blow, None
+            raise blow
+        if any(run.cancelled for run, _ in self._runs):
+            self.cancelled.set()
+        self._runs = [(run, said) for run, said in self._runs if not run.cancelled]
+        if not self._released.wait(0.005):
+            return
+        for run, said in self._runs:
+            if isinstance(said, BaseException):
+                run.tokens += 1
+                if isinstance(said, FailsLater) and run.tokens < 3:
+                    continue
+                raise said
+            words = said.split(" ")
+            run.tokens += 1
+            run.text = " ".join(words[: run.tokens])
+            if run.tokens >= len(words):
+                run.decoded = _decoded(run.request, said)
+        self._runs = [(run, said) for run, said in self._runs if run.decoded is None]
+
+    def reset(self) -> None:
+        self.resets += 1
+        self._runs.clear()
+
+    def _next(self) -> str | BaseException:
+        return self._script.popleft() if self._script else "scripted answer"
+
+
+def _decoded(request: GenerationRequest, said: str | BaseException) -> Decoded:
+    if isinstance(said, BaseException):
+        raise said
+    return Decoded(said, len(request.prompt), len(said.split()), "stop")
 
 
 DOCUMENTS = (

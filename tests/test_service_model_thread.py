@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
 
 import pytest
 
 from service.generation import GenerationRequest
-from service.model_thread import ModelThread, Overloaded
-from tests.fakes_service import ScriptedGenerator
+from service.model_thread import GenerationFailed, ModelThread, Overloaded
+from tests.fakes_service import FailsLater, ScriptedGenerator
 from tuner.decoding import Sampling
+from tuner.registry import AdapterError
 
 REQUEST = GenerationRequest((1, 2, 3), None, Sampling())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread; fails after five seconds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.001)
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ def generator() -> ScriptedGenerator:
 
 @pytest.fixture
 def thread(generator: ScriptedGenerator) -> Iterator[ModelThread]:
-    thread = ModelThread(generator, queue_size=3)
+    thread = ModelThread(generator, queue_size=3, batch_tokens=1)  # one row at a time
     yield thread
     generator.release()
     thread.close()
@@ -35,16 +45,41 @@ def test_submission_comes_back_decoded(thread: ModelThread, generator: ScriptedG
     assert generated.generate_ms >= 0
 
 
-def test_requests_that_wait_are_generated_in_one_batch(
+def test_new_requests_join_the_running_batch(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.hold()
+    futures = [thread.submit([REQUEST])]
+    assert generator.started.wait(5)
+    futures += [thread.submit([REQUEST]) for _ in range(3)]
+    until(lambda: sum(map(len, generator.history)) == 4)
+    assert not any(future.done() for future in futures)
+    generator.release()
+    assert not wait(futures, 5).not_done
+    thread.close()
+
+
+def test_rows_wait_that_do_not_fit_beside_those_that_run(
     thread: ModelThread, generator: ScriptedGenerator
 ) -> None:
     generator.hold()
     futures = [thread.submit([REQUEST])]
     assert generator.started.wait(5)
-    futures += [thread.submit([REQUEST]) for _ in range(3)]
+    futures += [thread.submit([REQUEST]) for _ in range(2)]
+    assert thread.waiting() == 2
     generator.release()
-    wait(futures, 5)
-    assert [len(batch) for batch in generator.history] == [1, 3]
+    assert not wait(futures, 5).not_done
+    assert [len(batch) for batch in generator.history] == [1, 1, 1]
+
+
+def test_text_arrives_in_pieces_that_join_to_the_answer(
+    thread: ModelThread, generator: ScriptedGenerator
+) -> None:
+    generator.enqueue("the tower is high", "no")
+    pieces: list[tuple[int, str]] = []
+    thread.submit([REQUEST, REQUEST], lambda place, text: pieces.append((place, text))).result(5)
+    assert "".join(text for place, text in pieces if place == 0) == "the tower is high"
+    assert len([text for place, text in pieces if place == 0]) == 4
+    assert [text for place, text in pieces if place == 1] == ["no"]
 
 
 def test_full_queue_turns_requests_away(thread: ModelThread, generator: ScriptedGenerator) -> None:
@@ -81,19 +116,92 @@ def test_cancelling_the_only_request_stops_the_generator(
     assert thread.submit([REQUEST]).result(5).decoded[0].text == "scripted answer"
 
 
-def test_exception_fails_only_the_request_that_causes_it(
-    thread: ModelThread, generator: ScriptedGenerator
-) -> None:
+def test_exception_fails_only_the_request_that_causes_it(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.enqueue("one two three", RuntimeError("spoilt together"), "fine", "fine alone")
+    generator.enqueue(RuntimeError("spoilt alone"), "fine alone")
     generator.hold()
-    first = thread.submit([REQUEST])
-    assert generator.started.wait(5)
-    batch = [thread.submit([REQUEST]) for _ in range(2)]
-    generator.enqueue("fine", RuntimeError("spoilt together"), RuntimeError("spoilt alone"), "fine alone")
+    batch = [thread.submit([REQUEST]) for _ in range(3)]
+    until(lambda: sum(map(len, generator.history)) == 3)
     generator.release()
-    assert first.result(5).decoded[0].text == "fine"
+    assert batch[0].result(5).decoded[0].text == "fine alone"
     with pytest.raises(RuntimeError, match="spoilt alone"):
-        batch[0].result(5)
-    assert batch[1].result(5).decoded[0].text == "fine alone"
+        batch[1].result(5)
+    assert batch[2].result(5).decoded[0].text == "fine alone"
+    assert [len(requests) for requests in generator.history[-3:]] == [1, 1, 1]
+    assert generator.resets == 2
+    thread.close()
+
+
+def test_text_sent_before_a_failure_is_not_sent_again(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.enqueue("the tower is high", FailsLater())
+    pieces: list[str] = []
+    both = [thread.submit([REQUEST], lambda _, text: pieces.append(text)), thread.submit([REQUEST])]
+    generator.enqueue("the tower is high", "fine")
+    wait(both, 5)
+    assert "".join(pieces) == "the tower is high"
+    thread.close()
+
+
+def test_answer_that_comes_out_differently_after_a_failure_is_an_error_not_a_mixture(
+    generator: ScriptedGenerator,
+) -> None:
+    thread = ModelThread(generator)
+    generator.enqueue("the tower is high", FailsLater())
+    pieces: list[str] = []
+    both = [thread.submit([REQUEST], lambda _, text: pieces.append(text)), thread.submit([REQUEST])]
+    generator.enqueue("another thing", "fine")
+    with pytest.raises(GenerationFailed, match="broke off"):
+        both[0].result(5)
+    assert "another" not in "".join(pieces)
+    thread.close()
+
+
+def test_adapter_that_is_gone_disturbs_nobody_else(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.hold()
+    fine = thread.submit([REQUEST])
+    assert generator.started.wait(5)
+    generator.refused = "gone@1"
+    gone = thread.submit([GenerationRequest((1, 2), "gone@1", Sampling())])
+    with pytest.raises(AdapterError, match="gone@1"):
+        gone.result(5)
+    generator.release()
+    assert fine.result(5).decoded[0].text == "scripted answer"
+    assert generator.resets == 0
+    thread.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_killed_thread_is_not_ready_and_goes_on_after_a_restart(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.hold()
+    future = thread.submit([REQUEST])
+    assert generator.started.wait(5)
+    generator.enqueue("after the restart")
+    generator.blow = SystemExit("killed")
+    until(lambda: not thread.ready())
+    with pytest.raises(Overloaded, match="started again"):
+        thread.submit([REQUEST])
+    generator.release()
+    thread.revive()
+    assert thread.ready()
+    assert future.result(5).decoded[0].text == "after the restart"
+    thread.close()
+
+
+def test_long_prompts_that_wait_fill_the_queue_too(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator, queue_tokens=100, batch_tokens=1)
+    generator.hold()
+    thread.submit([REQUEST])
+    assert generator.started.wait(5)
+    long = GenerationRequest((1,) * 90, None, Sampling())
+    thread.submit([long])
+    with pytest.raises(Overloaded, match="prompts of 90 tokens"):
+        thread.submit([long])
+    generator.release()
+    thread.close()
 
 
 def test_close_finishes_what_waits_and_takes_no_more(

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from tuner.sampling import log_probabilities, sample, seeded
+
 _SHORTEST_SHARED_PREFIX = 32
-_GREEDY_BELOW = 1e-4
-"""Dividing by a smaller temperature overflows, and would change nothing."""
+_MOST_LEADING_PADDING = 32
+"""More columns than this that are padding in every row are cut off."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -29,6 +32,17 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """How many of the likeliest tokens to report at every place beside the chosen one; None reports nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token with its natural log-probability, and the likeliest `(token id, logprob)`, best first."""
+
+    token: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +53,33 @@ class Decoded:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for every token, if asked for; also for those of a stop string, which `text` leaves out."""
 
 
-@dataclass(slots=True)
-class _Row:
-    """The state of one running prompt; `place` is its position in the caller's list."""
+@dataclass(slots=True, eq=False)
+class Row:
+    """One running prompt: set `cancelled` to have it leave the batch before the next token."""
 
-    place: int
+    prompt: Sequence[int]
     sampling: Sampling
-    randomness: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: FinishReason | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values [1, heads, tokens, dim] by layer of the start of a prompt."""
+
+    tokens: tuple[int, ...]
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return sum(k.nbytes + v.nbytes for k, v in self.layers)
 
 
 def decode(
@@ -63,11 +94,220 @@ def decode(
 
     Raises DecodingCancelled between two tokens once `cancelled()` is true.
     """
-    results: list[Decoded | None] = [None] * len(prompts)
-    for batch in _batches_by_length(prompts, sampling, max_batch_tokens):
-        for place, decoded in _decode_batch(model, tokenizer, prompts, sampling, batch, cancelled):
-            results[place] = decoded
-    return [result for result in results if result is not None]
+    rows = [Row(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
+    for places in _batches_by_length(prompts, sampling, max_batch_tokens):
+        batch = RunningBatch(model, tokenizer)
+        if cancelled():
+            raise DecodingCancelled
+        batch.admit([rows[place] for place in places])
+        while batch.rows:
+            if cancelled():
+                raise DecodingCancelled
+            batch.step()
+    return [finished(row, tokenizer) for row in rows]
+
+
+class RunningBatch:
+    """Prompts that are continued together, one token each a step; rows join and leave between steps."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = next(model.parameters()).device
+        self._stop_ids = _stop_ids(model, tokenizer)
+        self._randomness: dict[Row, torch.Generator | None] = {}
+        self._cache = DynamicCache()
+        self._attention = torch.zeros((0, 0), dtype=torch.long, device=self._device)
+        self._positions = torch.zeros((0, 1), dtype=torch.long, device=self._device)
+
+    @torch.inference_mode()
+    def admit(self, rows: Sequence[Row], prefix: Prefix | None = None, keep: int = 0) -> Prefix | None:
+        """Read the prompts of `rows` and choose their first tokens; the rows then belong to the batch.
+
+        All prompts start with `prefix` if one is given, and go on after it. With `keep`, that many leading
+        tokens of the first prompt are returned as a prefix for later ones.
+        """
+        joining = RunningBatch(self._model, self._tokenizer)
+        joining._read(rows, prefix)
+        kept = joining._prefix(keep) if keep else None
+        joining._take(joining._logits)
+        self._join(joining)
+        return kept
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One more token for every row; those finished or cancelled leave."""
+        self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
+        if not self.rows:
+            return
+        ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._device)
+        self._attention = torch.cat([self._attention, self._attention.new_ones((len(self.rows), 1))], dim=1)
+        self._positions = self._positions + 1
+        self._take(self._forward(ids, self._attention, self._positions))
+
+    def _read(self, rows: Sequence[Row], prefix: Prefix | None) -> None:
+        """Prefill: `[shared prefix | padding | rest of the prompt]`, what is left to read aligned on the right."""
+        self.rows = list(rows)
+        self._randomness = {row: seeded(row.sampling.temperature, row.sampling.seed) for row in rows}
+        prompts = [row.prompt for row in rows]
+        if prefix is None:
+            shared = _shared_prefix(prompts)
+            self._cache = self._prefilled(prompts[0][:shared])
+        else:
+            shared = len(prefix.tokens)
+            for layer, (keys, values) in enumerate(prefix.layers):
+                self._cache.update(keys, values, layer)
+        if shared:
+            self._cache.batch_repeat_interleave(len(rows))
+        width = max(map(len, prompts)) - shared
+        ids = torch.full((len(rows), width), self._tokenizer.pad_token_id, dtype=torch.long)
+        attention = torch.zeros((len(rows), shared + width), dtype=torch.long)
+        attention[:, :shared] = 1
+        for i, prompt in enumerate(prompts):
+            rest = list(prompt[shared:])
+            ids[i, width - len(rest) :] = torch.tensor(rest)
+            attention[i, shared + width - len(rest) :] = 1
+        self._attention = attention.to(self._device)
+        positions = (self._attention.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
+        self._positions = positions[:, -1:]
+        self._logits = self._forward(ids.to(self._device), self._attention, positions)
+
+    def _prefilled(self, prefix: Sequence[int]) -> DynamicCache:
+        """A cache of one row that has read `prefix`."""
+        cache = DynamicCache()
+        if prefix:
+            ids = torch.tensor([list(prefix)], device=self._device)
+            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _forward(self, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] float32 for the last place of each row."""
+        output = self._model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1, :].float()
+        return logits
+
+    def _take(self, logits: torch.Tensor) -> None:
+        """Choose a token for every row; rows that are finished by it leave, so that nobody pays for them."""
+        greedy: list[int] = logits.argmax(dim=-1).tolist()
+        for i, row in enumerate(self.rows):
+            randomness, how = self._randomness[row], row.sampling
+            token = (
+                greedy[i] if randomness is None else sample(logits[i], how.temperature, how.top_p, randomness)
+            )
+            row.finish = _advance(row, token, self._stop_ids, self._tokenizer)
+            if how.logprobs is not None and len(row.logprobs) < len(row.tokens):
+                logprob, likeliest = log_probabilities(logits[i], token, how.logprobs)
+                row.logprobs.append(TokenLogprob(token, logprob, tuple(likeliest)))
+        self._keep([i for i, row in enumerate(self.rows) if row.finish is None])
+
+    def _keep(self, places: list[int]) -> None:
+        if len(places) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in places]
+        self._randomness = {row: self._randomness[row] for row in self.rows}
+        if not places:
+            self._cache = DynamicCache()
+        else:
+            index = torch.tensor(places, device=self._device)
+            self._cache.batch_select_indices(index)
+        self._attention, self._positions = self._attention[places], self._positions[places]
+        if places:
+            self._cut_leading_padding()
+
+    def _cut_leading_padding(self) -> None:
+        padding = int(self._attention.argmax(dim=1).min())
+        if padding <= _MOST_LEADING_PADDING:
+            return
+        virtual = self._virtual()
+        left = [*range(virtual), *range(virtual + padding, virtual + self._attention.shape[1])]
+        places = torch.tensor(left, device=self._device)
+        self._attention = self._attention[:, padding:]
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (
+                layer.keys.index_select(2, places),
+                layer.values.index_select(2, places),
+            )
+
+    def _virtual(self) -> int:
+        """How many learned virtual tokens (see `tuner.soft_prefix`) stand in the cache before all others."""
+        return int(self._cache.get_seq_length()) - self._attention.shape[1]
+
+    def _join(self, other: RunningBatch) -> None:
+        """Take over the rows of `other`; the shorter cache is padded on the left."""
+        if not other.rows:
+            return
+        if not self.rows:
+            self._cache, self._attention, self._positions = other._cache, other._attention, other._positions
+        else:
+            width = max(self._attention.shape[1], other._attention.shape[1])
+            ours, theirs = width - self._attention.shape[1], width - other._attention.shape[1]
+            virtual = self._virtual()
+            for mine, new in zip(self._cache.layers, other._cache.layers, strict=True):
+                mine.keys = torch.cat([_pad(mine.keys, virtual, ours), _pad(new.keys, virtual, theirs)])
+                mine.values = torch.cat([_pad(mine.values, virtual, ours), _pad(new.values, virtual, theirs)])
+            attention = [pad(self._attention, (ours, 0)), pad(other._attention, (theirs, 0))]
+            self._attention = torch.cat(attention)
+            self._positions = torch.cat([self._positions, other._positions])
+        self.rows += other.rows
+        self._randomness |= other._randomness
+
+    def _prefix(self, tokens: int) -> Prefix:
+        """The first `tokens` of the first row, copied, and any virtual tokens before them."""
+        virtual = self._virtual()
+        places = self._attention[0].nonzero()[:tokens, 0] + virtual
+        places = torch.cat([torch.arange(virtual, device=self._device), places])
+        layers = tuple(
+            (layer.keys[:1].index_select(2, places), layer.values[:1].index_select(2, places))
+            for layer in self._cache.layers
+        )
+        return Prefix(tuple(self.rows[0].prompt[:tokens]), layers)
+
+
+def finished(row: Row, tokenizer: Any) -> Decoded:
+    """What became of a row that has ended."""
+    text = tokenizer.decode(row.tokens, skip_special_tokens=True)
+    for stop in row.sampling.stop:
+        text = text.split(stop, 1)[0]
+    return Decoded(
+        text.strip(), len(row.prompt), len(row.tokens), row.finish or "length", tuple(row.logprobs)
+    )
+
+
+def text_so_far(row: Row, tokenizer: Any) -> str:
+    """The start of the text of a running row that no later token can change.
+
+    White space at its end, half a character, and what may become a stop string are held back.
+    """
+    text = tokenizer.decode(row.tokens, skip_special_tokens=True).rstrip("\ufffd")
+    longest = max(map(len, row.sampling.stop), default=1)
+    held = next(
+        (
+            n
+            for n in range(min(longest - 1, len(text)), 0, -1)
+            if text.endswith(_starts(row.sampling.stop, n))
+        ),
+        0,
+    )
+    return str(text[: len(text) - held]).strip()
+
+
+def _starts(stops: Sequence[str], length: int) -> tuple[str, ...]:
+    return tuple(stop[:length] for stop in stops if len(stop) > length)
+
+
+def _pad(states: torch.Tensor, virtual: int, columns: int) -> torch.Tensor:
+    """`columns` of zeros after the first `virtual` ones; `states` is [rows, heads, columns, dim]."""
+    if not columns:
+        return states
+    return torch.cat([states[:, :, :virtual], pad(states[:, :, virtual:], (0, 0, columns, 0))], dim=2)
 
 
 def _batches_by_length(
@@ -85,105 +325,22 @@ def _batches_by_length(
         yield batch
 
 
-@torch.inference_mode()
-def _decode_batch(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sequence[Sampling],
-    places: Sequence[int],
-    cancelled: Callable[[], bool],
-) -> Iterator[tuple[int, Decoded]]:
-    device = next(model.parameters()).device
-    stop_ids = _stop_ids(model, tokenizer)
-    rows = [_Row(place, sampling[place], _randomness(sampling[place])) for place in places]
-    shared = _shared_prefix([prompts[place] for place in places])
-    cache = _prefilled(model, prompts[places[0]][:shared], len(places), device)
-    # [shared prefix | padding | rest of the prompt]: what is left to read is aligned on the right.
-    width = max(len(prompts[place]) for place in places) - shared
-    input_ids = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.long)
-    attention = torch.zeros((len(rows), shared + width), dtype=torch.long)
-    attention[:, :shared] = 1
-    for i, place in enumerate(places):
-        rest = list(prompts[place][shared:])
-        input_ids[i, width - len(rest) :] = torch.tensor(rest)
-        attention[i, shared + width - len(rest) :] = 1
-    input_ids, attention = input_ids.to(device), attention.to(device)
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-
-    while rows:
-        if cancelled():
-            raise DecodingCancelled
-        output = model(
-            input_ids=input_ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        next_tokens = _choose(output.logits[:, -1, :].float(), rows)
-        keep: list[int] = []
-        for i, row in enumerate(rows):
-            finish = _advance(row, next_tokens[i], stop_ids, tokenizer)
-            if finish is None:
-                keep.append(i)
-            else:
-                yield row.place, _finished(row, finish, tokenizer, len(prompts[row.place]))
-        if not keep:
-            return
-        if len(keep) < len(rows):
-            # Finished rows leave the batch, so that long answers do not pay for short ones.
-            index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
-            attention, positions = attention[index], positions[index]
-            rows = [rows[i] for i in keep]
-        input_ids = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
-        attention = torch.cat([attention, attention.new_ones((len(rows), 1))], dim=1)
-        positions = positions[:, -1:] + 1
-
-
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all prompts share (instructions and solved examples), if it pays to read them once.
 
     At least one token of each prompt is left to read, since the first answer token comes from it.
     """
     ordered = sorted(map(tuple, prompts))
-    first, last = ordered[0], ordered[-1]
-    most = min(map(len, prompts)) - 1
-    shared = next((i for i in range(most) if first[i] != last[i]), most)
+    shared = common_prefix(ordered[0], ordered[-1], min(map(len, prompts)) - 1)
     return shared if len(prompts) > 1 and shared >= _SHORTEST_SHARED_PREFIX else 0
 
 
-def _prefilled(model: Any, prefix: Sequence[int], rows: int, device: torch.device) -> DynamicCache:
-    """A cache for `rows` rows that has read `prefix` once."""
-    cache = DynamicCache()
-    if prefix:
-        ids = torch.tensor([list(prefix)], device=device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(rows)
-    return cache
+def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:
+    """How many leading tokens are equal, up to `most`."""
+    return next((i for i in range(most) if a[i] != b[i]), most)
 
 
-def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    """Next token ids from `logits` [rows, vocabulary] float32."""
-    greedy: list[int] = logits.argmax(dim=-1).tolist()
-    return [
-        token if row.randomness is None else _sample(logits[i], row.sampling, row.randomness)
-        for i, (row, token) in enumerate(zip(rows, greedy, strict=True))
-    ]
-
-
-def _sample(logits: torch.Tensor, sampling: Sampling, randomness: torch.Generator) -> int:
-    """Nucleus sampling (Holtzman et al. 2020): the smallest set of tokens that holds `top_p` of the probability."""
-    probabilities, ids = (logits.cpu() / sampling.temperature).softmax(dim=-1).sort(descending=True)
-    outside = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
-    outside[0] = False
-    probabilities[outside] = 0.0
-    return int(ids[torch.multinomial(probabilities, 1, generator=randomness)].item())
-
-
-def _advance(row: _Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
+def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
     """Take in one token; the reason if the row is finished."""
     if token in stop_ids:
         return "stop"
@@ -195,20 +352,7 @@ def _advance(row: _Row, token: int, stop_ids: set[int], tokenizer: Any) -> Finis
     return "length" if len(row.tokens) >= row.sampling.max_new_tokens else None
 
 
-def _finished(row: _Row, finish: FinishReason, tokenizer: Any, prompt_tokens: int) -> Decoded:
-    text = tokenizer.decode(row.tokens, skip_special_tokens=True)
-    for stop in row.sampling.stop:
-        text = text.split(stop, 1)[0]
-    return Decoded(text.strip(), prompt_tokens, len(row.tokens), finish)
-
-
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = set(configured) if isinstance(configured, list) else {configured}
     return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
-
-
-def _randomness(sampling: Sampling) -> torch.Generator | None:
-    if sampling.temperature < _GREEDY_BELOW:
-        return None
-    return torch.Generator().manual_seed(sampling.seed)
