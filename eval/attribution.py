@@ -103,8 +103,8 @@ def _gains_and_losses(
 ) -> dict[str, int]:
     counts = {}
     for factor, other in (
-        ("retrieval", _without_retrieval(route, routes)),
-        ("adapter", _without_adapter(route, routes)),
+        ("retrieval", without_retrieval(route, routes)),
+        ("adapter", without_adapter(route, routes)),
     ):
         if other is not None:
             pairs = list(zip(right[route.name], right[other.name], strict=True))
@@ -113,13 +113,15 @@ def _gains_and_losses(
     return counts
 
 
-def _without_retrieval(route: Route, routes: Mapping[str, Route]) -> Route | None:
+def without_retrieval(route: Route, routes: Mapping[str, Route]) -> Route | None:
+    """The route that differs in not retrieving, if there is one."""
     if not route.retrieve:
         return None
     return next((r for r in routes.values() if not r.retrieve and r.adapter == route.adapter), None)
 
 
-def _without_adapter(route: Route, routes: Mapping[str, Route]) -> Route | None:
+def without_adapter(route: Route, routes: Mapping[str, Route]) -> Route | None:
+    """The route that differs in having no adapter, if there is one."""
     if route.adapter is None:
         return None
     return next((r for r in routes.values() if r.adapter is None and r.retrieve == route.retrieve), None)

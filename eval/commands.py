@@ -23,11 +23,12 @@ from eval.compare import (
 from eval.config import EvalConfig
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
+from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.report import markdown_table
 from eval.result import EvaluationResult
-from eval.run import Evaluation, evaluate
+from eval.run import Evaluation, Oracle, evaluate
 from eval.scoring import METRICS, cluster_of
 from eval.selection import EXAMPLES, load_selection, select_prompts
 from indexer.config import ModelConfig, Workspace
@@ -198,7 +199,17 @@ def _evaluate(workspace: Workspace, opened: _Opened, settings: EvalConfig, selec
     retrieval = _retrieval_scores(opened.local.retriever if opened.local else None, opened.test)
     folder = _folder(workspace, opened.test, routes, settings, asker.setup)
     answers = [path / "answers.jsonl" for path in earlier]
-    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers)
+    oracle = _oracle(opened.local, opened.test) if settings.oracle and opened.local else None
+    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers, oracle)
+
+
+def _oracle(local: LocalRoutes, test: Sequence[Question]) -> Oracle | None:
+    if local.retriever is None:
+        return None
+    gold = gold_chunks(test, local.retriever.snapshot.all_chunks())
+    answerer = with_gold_passages(local.answerer, local.retriever.generation, gold)
+    known = [question for question in test if question.text in gold and question.answerable]
+    return Oracle(LocalAsker(answerer, local.setup), known) if known else None
 
 
 def _print_plan(

@@ -55,6 +55,8 @@ class EvalConfig(BaseModel):
         ("hybrid", "tuned"),
     )
     """Pairs of routes whose differences are tested, declared beforehand."""
+    oracle: bool = True
+    """Whether routes that retrieve also answer from the gold passages, to show what better retrieval could gain."""
     latency_questions: int = Field(default=10, ge=1)
     """How many questions per route are answered one at a time, so that latency is not that of a batch."""
 

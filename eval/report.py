@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eval.answers import AnswerRecord
 from eval.attribution import Outcome, outcome
-from eval.result import ContrastResult, EvaluationResult, Measure
+from eval.examples import CLASSES, examples
+from eval.result import ContrastResult, EvaluationResult, Measure, OracleResult
 from indexer.corpus import Question
 from service.routes import Route
 
@@ -123,6 +124,7 @@ def markdown_report(result: EvaluationResult) -> str:
         contrasts,
         "## Why",
         attribution,
+        *(_oracle_line(name, ceiling) for name, ceiling in result.oracle.items()),
         *(["## Retrieval", retrieval] if result.retrieval else []),
         "## Costs",
         _costs_table(result),
@@ -130,6 +132,13 @@ def markdown_report(result: EvaluationResult) -> str:
         _measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _oracle_line(name: str, ceiling: OracleResult) -> str:
+    return (
+        f"- {name} shown exactly the right passages: {ceiling.metric} {measure_text(ceiling.score)} on {ceiling.n} "
+        f"questions; retrieval costs it {measure_text(ceiling.lost)}"
+    )
 
 
 def _costs_table(result: EvaluationResult) -> str:
@@ -170,6 +179,7 @@ def html_report(
         lstrip_blocks=True,
     )
     environment.filters["measure"] = measure_text
+    answers = {name: [record.answer for record in given] for name, given in records.items()}
     return environment.get_template("report.html.j2").render(
         result=result,
         metrics=list(next(iter(result.routes.values())).metrics),
@@ -180,6 +190,10 @@ def html_report(
             for index, question in enumerate(questions)
         ],
         measured_on=_measured_on(result),
+        examples=[
+            (kind.replace("_", " "), CLASSES[kind], some)
+            for kind, some in examples(questions, routes, answers).items()
+        ],
     )
 
 

@@ -83,6 +83,18 @@ class RouteAttribution(_Section):
     against: dict[str, int]
 
 
+class OracleResult(_Section):
+    """A retrieving route shown exactly the passages with the answer, on the `n` questions that have any.
+
+    `lost` is the oracle's score minus the route's on these: what better retrieval could gain at most.
+    """
+
+    n: int
+    metric: str
+    score: Measure
+    lost: Measure
+
+
 class RouteCost(_Section):
     """What a route needs per answer (means) and what that costs, in `prices.currency`; None if not known."""
 
@@ -157,6 +169,7 @@ class EvaluationResult(_Section):
     contrasts: list[ContrastResult]
     retrieval: dict[str, float]
     attribution: dict[str, RouteAttribution]
+    oracle: dict[str, OracleResult]
     costs: CostsResult
     verdict: VerdictResult
     provenance: Provenance

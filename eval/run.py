@@ -19,6 +19,7 @@ from eval.scoring import score
 from indexer.corpus import Question
 from indexer.files import hash_text, write_atomically
 from indexer.progress import progress
+from service.answering import Answer
 from service.routes import Route
 
 log = logging.getLogger("openbook.eval")
@@ -39,6 +40,14 @@ class Evaluation:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """Answers the questions that have gold passages from exactly these."""
+
+    asker: Asker
+    questions: Sequence[Question]
+
+
 def evaluate(
     asker: Asker,
     questions: Sequence[Question],
@@ -47,6 +56,7 @@ def evaluate(
     settings: EvalConfig = EvalConfig(),  # noqa: B008 - never changed
     retrieval: Mapping[str, float] = MappingProxyType({}),
     earlier: Sequence[Path] = (),
+    oracle: Oracle | None = None,
 ) -> Evaluation:
     """Ask every route the same questions; write answers, scores and reports into `folder`.
 
@@ -65,7 +75,7 @@ def evaluate(
 
     Files: `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html`. An answer with the same
     key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. `retrieval` holds scores
-    that belong to no route. Raises EvalError.
+    that belong to no route. `oracle` answers from the gold passages (`oracle.jsonl`). Raises EvalError.
     """
     if not routes:
         raise EvalError("there are no routes to evaluate; name at least one")
@@ -73,18 +83,46 @@ def evaluate(
         raise EvalError(
             f"none of the {len(questions)} questions has an answer; routes cannot be compared on them"
         )
-    answer_log = AnswerLog(folder / "answers.jsonl")
-    keyed = keyed_questions(asker, questions, routes)
-    known = known_answers([*earlier, answer_log.path], keyed)
-    # Starts the file anew, without lines that a crash cut short: what follows is appended.
-    answer_log.rewrite(known.values())
-    records = _ask(asker, routes, keyed, known, settings.latency_questions, answer_log)
-    result = score(questions, routes, records, settings, asker.setup, retrieval)
+    path = folder / "answers.jsonl"
+    records = _answered(asker, questions, routes, path, earlier, settings.latency_questions)
+    ceilings = {} if oracle is None else _ceilings(oracle, routes, path, earlier)
+    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings)
     write_atomically(folder / "report.md", markdown_report(result))
     write_atomically(folder / "report.html", html_report(result, questions, routes, records))
     # Last, because it is what says that the run is complete.
     write_atomically(folder / "result.json", result.model_dump_json(indent=2) + "\n")
     return Evaluation(result, folder)
+
+
+def _answered(
+    asker: Asker,
+    questions: Sequence[Question],
+    routes: Mapping[str, Route],
+    path: Path,
+    earlier: Sequence[Path],
+    latency_questions: int,
+) -> dict[str, list[AnswerRecord]]:
+    """Every route's answers, kept in the file at `path`; what is known there or from `earlier` is not asked."""
+    answer_log = AnswerLog(path)
+    keyed = keyed_questions(asker, questions, routes)
+    known = known_answers([*earlier, path], keyed)
+    # Starts the file anew, without lines that a crash cut short: what follows is appended.
+    answer_log.rewrite(known.values())
+    return _ask(asker, routes, keyed, known, latency_questions, answer_log)
+
+
+def _ceilings(
+    oracle: Oracle, routes: Mapping[str, Route], answers: Path, earlier: Sequence[Path]
+) -> dict[str, dict[str, Answer]]:
+    """The oracle's answers by route and question id.
+
+    Where a route was shown exactly the gold passages, its own answer is the oracle's.
+    """
+    retrieving = {name: route for name, route in routes.items() if route.retrieve}
+    path = answers.with_name("oracle.jsonl")
+    known = [*earlier, *(file.with_name(path.name) for file in earlier), answers]
+    records = _answered(oracle.asker, oracle.questions, retrieving, path, known, latency_questions=0)
+    return {name: {record.question_id: record.answer for record in given} for name, given in records.items()}
 
 
 def keyed_questions(

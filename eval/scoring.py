@@ -24,12 +24,13 @@ from eval.result import (
     EvaluationResult,
     Latency,
     Measure,
+    OracleResult,
     Provenance,
     RouteResult,
     Tokens,
     VerdictResult,
 )
-from eval.statistics import Contrast, Floats, contrasts, mean_interval
+from eval.statistics import Contrast, Floats, contrasts, mean_interval, paired_difference
 from eval.verdict import Cost, decide
 from indexer.corpus import Question
 from service.answering import Answer
@@ -51,8 +52,12 @@ def score(
     settings: EvalConfig,
     setup: Setup,
     retrieval: Mapping[str, float],
+    ceilings: Mapping[str, Mapping[str, Answer]],
 ) -> EvaluationResult:
-    """Score the answers of every route, given in the order of the questions."""
+    """Score the answers of every route, given in the order of the questions.
+
+    `ceilings` are the oracle's answers by route and question id.
+    """
     answers = {name: [record.answer for record in given] for name, given in records.items()}
     scores = {
         name: metric_scores(settings.primary_metric, questions, given) for name, given in answers.items()
@@ -80,6 +85,11 @@ def score(
         contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
         retrieval=dict(retrieval),
         attribution=attribute(questions, routes, answers),
+        oracle={
+            name: _oracle_result(questions, answers[name], given, settings)
+            for name, given in ceilings.items()
+            if given
+        },
         costs=costs(usages, quality, settings.prices),
         verdict=VerdictResult(
             recommended=verdict.recommended,
@@ -135,6 +145,27 @@ def _route_result(
             prompt=float(np.mean([answer.prompt_tokens for answer in answers])),
             completion=float(np.mean([answer.completion_tokens for answer in answers])),
         ),
+    )
+
+
+def _oracle_result(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    ceiling: Mapping[str, Answer],
+    settings: EvalConfig,
+) -> OracleResult:
+    metric = settings.primary_metric
+    pairs = [(q, a) for q, a in zip(questions, answers, strict=True) if q.id in ceiling]
+    asked = [question for question, _ in pairs]
+    best = metric_scores(metric, asked, [ceiling[question.id] for question in asked])
+    lost = best - metric_scores(metric, asked, [answer for _, answer in pairs])
+    rng = np.random.default_rng(settings.seed)
+    difference, _ = paired_difference(lost, [cluster_of(q) for q in asked], settings.resamples, rng)
+    return OracleResult(
+        n=len(asked),
+        metric=metric,
+        score=_measure(best, asked, settings),
+        lost=Measure(mean=difference.value, ci=(difference.low, difference.high)),
     )
 
 

@@ -105,3 +105,9 @@ def test_one_route_alone_needs_no_contrasts(tmp_path: Path) -> None:
     evaluation = run(tmp_path, make_questions(5), routes={"rag": ROUTES["rag"]})
     assert "Contrasts" not in (evaluation.folder / "report.html").read_text()
     assert "Use rag" in markdown_report(evaluation.result).replace("**", "")
+
+
+def test_every_class_of_error_has_escaped_examples(evaluation: Evaluation) -> None:
+    html = (evaluation.folder / "report.html").read_text()
+    assert "not known: no passages, and the weights do not hold the answer (20 examples)" in html
+    assert "hallucinated on unanswerable: no answer exists, and one was given (4 examples)" in html
