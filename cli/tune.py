@@ -156,4 +156,4 @@ def plan_adapter(workspace: Workspace, settings: Settings, as_json: bool, try_st
 
     opened = Index.open(workspace, load_encoder(settings.model.encoder))
     questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
-    show_plan(settings.model, settings.tune, questions, opened.retriever(), try_steps, as_json)
+    show_plan(workspace, settings.model, settings.tune, questions, opened.retriever(), try_steps, as_json)

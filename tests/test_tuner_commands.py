@@ -144,7 +144,7 @@ def test_versions_are_compared_by_inputs_and_weights(workspace, model, capsys):
 
 def test_a_plan_shows_rows_tokens_time_and_memory_and_trains_nothing(workspace, model, capsys):
     retriever = Index.open(workspace, HashEncoder()).retriever()
-    show_plan(model, SETTINGS, QUESTIONS, retriever, try_steps=True, as_json=True)
+    show_plan(workspace, model, SETTINGS, QUESTIONS, retriever, try_steps=True, as_json=True)
     captured = capsys.readouterr()
     plan = json.loads(captured.out)
     assert plan["tokens"] == sum(plan["tokens_by_kind"].values())
@@ -156,7 +156,7 @@ def test_a_plan_shows_rows_tokens_time_and_memory_and_trains_nothing(workspace, 
 
 def test_a_dry_run_tries_no_step(workspace, model, capsys):
     retriever = Index.open(workspace, HashEncoder()).retriever()
-    show_plan(model, SETTINGS, QUESTIONS, retriever, try_steps=False, as_json=False)
+    show_plan(workspace, model, SETTINGS, QUESTIONS, retriever, try_steps=False, as_json=False)
     said = capsys.readouterr().out
     assert "leakage: none of 1 test questions" in said
     assert "in all" in said

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from indexer.corpus import Question, Split
-from tuner.augment import BLANK, make_clozes, shuffle_sentences, split_sentences
+from indexer.files import hash_json
+from tuner.augment import BLANK, make_clozes, make_pattern_questions, shuffle_sentences, split_sentences
 from tuner.config import TuneConfig
 from tuner.examples import Passage, RowBuilder, RowKind
 from tuner.prompt import ABSTENTION
+from tuner.recipes import build_rows
 
 TOKENIZER = tiny_tokenizer()
 PASSAGES = [
@@ -105,3 +107,53 @@ def test_a_cloze_filled_in_is_its_sentence(text):
 def test_no_more_passages_are_shown_than_asked_for(count):
     for row in builder(contexts=count).open_book_rows(random.Random(1)):
         assert f"[{count + 1}]" not in text_of(row)[0]
+
+
+def test_statements_are_read_but_never_shown():
+    statement = Passage("wren.md", "Wren", "Six hundred grams is a Wren.")
+    made = RowBuilder(TOKENIZER, PASSAGES, [ANSWERABLE], search, TuneConfig(), statements=[statement])
+    read = [text_of(row)[1] for row in made.document_rows(random.Random(0))]
+    assert "Wren: Six hundred grams is a Wren." in read
+    assert not any("Six hundred" in text_of(row)[0] for row in made.open_book_rows(random.Random(0)))
+
+
+def test_sections_are_asked_for_by_title_and_heading():
+    passage = Passage("wren.md", "Wren", "It weighs 600 g.", heading="Data")
+    made = RowBuilder(TOKENIZER, [passage], [ANSWERABLE], search, TuneConfig())
+    ((prompt, completion),) = [text_of(row) for row in made.section_rows()]
+    assert 'What does "Wren" say under "Data"?' in prompt
+    assert completion == "It weighs 600 g."
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Stroud drew the Heron in Harl.", [("Who or what drew the Heron in Harl?", "Stroud")]),
+        ("The Wren weighs 600 g.", [("How much does the Wren weigh?", "600 g")]),
+        ("The Pelican was built in 1921.", [("When was the Pelican built?", "1921")]),
+        (
+            "Ada Lorn is the head of the night shift.",
+            [
+                ("What is Ada Lorn?", "the head of the night shift"),
+                ("What is the head of the night shift?", "Ada Lorn"),
+            ],
+        ),
+        ("The tube is nine centimetres wide.", [("What is the tube?", "nine centimetres wide")]),
+        ("Rain, wind and snow: none of it mattered.", []),
+        ("when it rains.", []),
+    ],
+)
+def test_simple_sentences_are_asked_both_ways(sentence, expected):
+    assert [(made.text, made.answer) for made in make_pattern_questions(sentence)] == expected
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
+def test_the_answer_of_a_pattern_question_is_in_the_text(text):
+    for made in make_pattern_questions(text):
+        assert made.answer in text
+
+
+def test_default_rows_are_those_of_the_first_release():
+    """A change here invalidates measured recipes: `settings.seed` must keep deciding the same rows."""
+    made = build_rows(builder(), TuneConfig())
+    assert hash_json([[row.kind, row.prompt, row.completion] for row in made])[:16] == "e5d07c4bd8d2bbe7"

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from indexer.corpus import Question, Split
-from tuner.leakage import LeakageError, check_leakage
+from tuner.leakage import LeakageError, check_leakage, without_leaks
 
 
 def question(id_, text, split):
@@ -46,3 +46,26 @@ def test_many_questions_are_compared_without_all_pairs():
         for i in range(5000)
     ]
     assert check_leakage(questions).test == 1667
+
+
+def test_a_planted_pair_is_found_among_many_alike_questions():
+    randomness = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(2000)]
+    questions = [
+        question(
+            str(i),
+            f"What is the {' '.join(randomness.choices(vocabulary, k=6))} of the harbour?",
+            Split.TEST if i % 3 == 0 else Split.TRAIN,
+        )
+        for i in range(10_000)
+    ]
+    planted = question("copy", questions[3000].text.upper(), Split.DEV)
+    with pytest.raises(LeakageError, match=r"^1 pairs .*3000 \(test\) ~ copy \(dev\), similarity 1.00"):
+        check_leakage([*questions, planted])
+
+
+def test_made_questions_near_a_test_question_are_sorted_out():
+    test = [question("t", "Who leads the night shift at the Tarn Dock station?", Split.TEST)]
+    near = question("a", "Who leads the night shift at Tarn Dock station?", Split.TRAIN)
+    far = question("b", "Who leads the day shift at the Pell Hill station?", Split.TRAIN)
+    assert without_leaks([near, far], test) == ([far], [near])

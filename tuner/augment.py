@@ -26,6 +26,74 @@ class Cloze:
     answer: str
 
 
+@dataclass(frozen=True, slots=True)
+class PatternQuestion:
+    """A question made from one sentence, and its answer."""
+
+    text: str
+    answer: str
+
+
+_LONGEST_ANSWER_WORDS = 12
+_SUBJECT = r"(?P<subject>(?:The |An? )?[A-Z][\w'-]*(?: (?:(?:of|the|and|&) )?[\w'-]+){0,4}?)"
+_COPULA = re.compile(rf"{_SUBJECT} (?P<verb>is|was|are|were) (?P<rest>(?:an? |the )?[^,;:]+?)[.!]?")
+_ACTION = re.compile(
+    rf"{_SUBJECT} (?P<verb>[a-z]+ed|drew|built|wrote|made|led|won|found|held|began|gave|chose|sold|taught|ran|cut)"
+    r" (?P<rest>[^,;:]+?)[.!]?"
+)
+_MEASURE = re.compile(
+    rf"{_SUBJECT} (?P<verb>weighs|costs|measures|holds|takes|lasts|carries|contains) (?P<rest>\d[^,;:]*?)[.!]?"
+)
+_DATED = re.compile(
+    rf"{_SUBJECT} (?P<verb>was|were) (?P<done>[a-z]+(?:ed|en|t|ade|ilt)) in (?P<rest>(?:[A-Z][a-z]+ )?\d{{4}})[.!]?"
+)
+
+
+def make_pattern_questions(text: str) -> list[PatternQuestion]:
+    """Questions in both directions from sentences of simple shapes; sentences that fit none give nothing.
+
+    A model that has only read "A is B" does not know whom B is (Berglund et al. 2023, arXiv:2309.12288).
+    """
+    return [question for sentence in split_sentences(text) for question in _both_ways(sentence)]
+
+
+def _both_ways(sentence: str) -> list[PatternQuestion]:
+    if found := _DATED.fullmatch(sentence):
+        subject = _inside(found["subject"])
+        return [PatternQuestion(f"When {found['verb']} {subject} {found['done']}?", found["rest"])]
+    if found := _MEASURE.fullmatch(sentence):
+        verb = _PLAIN[found["verb"]]
+        return [PatternQuestion(f"How much does {_inside(found['subject'])} {verb}?", found["rest"])]
+    if found := _COPULA.fullmatch(sentence):
+        subject, rest, verb = found["subject"], found["rest"], found["verb"]
+        if len(rest.split()) > _LONGEST_ANSWER_WORDS:
+            return []
+        forward = PatternQuestion(f"What {verb} {_inside(subject)}?", rest)
+        backward = PatternQuestion(f"What {verb} {rest}?", subject)
+        return [forward, backward] if rest.startswith(("a ", "an ", "the ")) else [forward]
+    if found := _ACTION.fullmatch(sentence):
+        return [PatternQuestion(f"Who or what {found['verb']} {found['rest']}?", found["subject"])]
+    return []
+
+
+_PLAIN = {
+    "weighs": "weigh",
+    "costs": "cost",
+    "measures": "measure",
+    "holds": "hold",
+    "takes": "take",
+    "lasts": "last",
+    "carries": "carry",
+    "contains": "contain",
+}
+
+
+def _inside(subject: str) -> str:
+    """A subject as it reads within a sentence."""
+    article, _, rest = subject.partition(" ")
+    return f"{article.lower()} {rest}" if article in ("The", "A", "An") else subject
+
+
 def split_sentences(text: str) -> list[str]:
     """Sentences (or table rows and list items) of a passage, without blank ones."""
     return [s.strip() for line in text.splitlines() for s in _SENTENCE_END.split(line) if s.strip()]

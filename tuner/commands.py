@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,19 +17,18 @@ from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.files import hash_json
 from indexer.retriever import Retriever
-from indexer.snapshot import Chunk
-from tuner.base_model import BaseModel, load_base, resolve_model, weights_hash
+from tuner.base_model import load_base, resolve_model, weights_hash
 from tuner.card import write_card
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.dev import DevScorer, Score
-from tuner.examples import Passage, Row, RowBuilder, Search
 from tuner.gates import Measure, judge
 from tuner.leakage import check_leakage, format_leakage
 from tuner.lock import tune_lock
+from tuner.material import Material, describe_synthesis, gather, with_synthesis
 from tuner.probe import probe
 from tuner.prompt import prompt_hash
-from tuner.recipes import build_rows, format_plan
+from tuner.recipes import format_plan
 from tuner.registry import AdapterVersion, Registry
 from tuner.train import Trained, plan_batches, train
 from tuner.trained_on import TrainedOn, question_hash
@@ -62,7 +61,7 @@ def tune(
     the adapter is promoted unseen. Raises LeakageError, TuneError, ModelError, TuneBusy, NotPromoted.
     """
     say = _Speaker(as_json)
-    learning = learning_questions(questions, say)
+    learning = _learning_questions(questions, say)
     with tune_lock(workspace.data, settings.adapter):
         registry = Registry(workspace.adapters)
         inputs = _inputs(model, settings, learning, retriever)
@@ -70,12 +69,26 @@ def tune(
         if adapter is not None:
             say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
         else:
-            adapter = _train(workspace, registry, model, settings, inputs, learning, retriever, score, say)
+            material = gather(learning, retriever)
+            if settings.synthesis is not None:
+                test = [q for q in questions if q.split is Split.TEST]
+                material = with_synthesis(material, settings.synthesis, test, workspace.cache / "synthesis")
+                say(material.describe())
+            dev = [q for q in learning if q.split is Split.DEV]
+            run = _train(workspace, model, settings, material, dev, score, say)
+            seen = TrainedOn(
+                retriever.snapshot.content_hashes(),
+                {q.id: question_hash(q) for q in [*material.questions, *dev]},
+            )
+            adapter = _register(registry, settings, inputs, run, seen, retriever.generation)
+            _checkpoints(workspace, settings).clear()
+            say(_summary(adapter))
         _promote(registry, adapter, measure, say)
     say.result(adapter)
 
 
 def show_plan(
+    workspace: Workspace,
     model: ModelConfig,
     settings: TuneConfig,
     questions: Sequence[Question],
@@ -85,9 +98,11 @@ def show_plan(
 ) -> None:
     """Check for leakage and show rows and tokens by kind; with `try_steps` also what time and memory they take."""
     say = _Speaker(as_json)
-    learning = learning_questions(questions, say)
+    material = gather(_learning_questions(questions, say), retriever)
+    if settings.synthesis is not None:
+        say(describe_synthesis(material, settings.synthesis, workspace.cache / "synthesis"))
     base = load_base(model.base, model.dtype)
-    rows = _rows(base, settings, learning, retriever)
+    rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
     found = probe(base, plan, settings) if try_steps else None
@@ -104,7 +119,7 @@ def show_plan(
         click.echo(json.dumps({**summary, "probe": asdict(found) if found else None}))
 
 
-def learning_questions(questions: Sequence[Question], say: _Speaker) -> list[Question]:
+def _learning_questions(questions: Sequence[Question], say: _Speaker) -> list[Question]:
     """Train and dev questions, once it is certain that no test question is among them."""
     say(format_leakage(check_leakage(questions)))
     learning = [q for q in questions if q.split is not Split.TEST]
@@ -130,34 +145,46 @@ class _Speaker:
             click.echo(json.dumps({"adapter": adapter.key, "manifest": adapter.manifest.model_dump()}))
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What training produced, and from how many rows of each kind in which number format."""
+
+    trained: Trained
+    rows: dict[str, int]
+    dtype: str
+
+
 def _train(
     workspace: Workspace,
-    registry: Registry,
     model: ModelConfig,
     settings: TuneConfig,
-    inputs: dict[str, Any],
-    learning: Sequence[Question],
-    retriever: Retriever,
+    material: Material,
+    dev: Sequence[Question],
     score: Score,
     say: _Speaker,
-) -> AdapterVersion:
+) -> _Run:
     base = load_base(model.base, model.dtype)
-    rows = _rows(base, settings, learning, retriever)
+    rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
-    dev = [q for q in learning if q.split is Split.DEV]
-    scorer = DevScorer(base.tokenizer, dev, _search(retriever), settings.dev_contexts, score)
-    checkpoints = CheckpointStore(workspace.cache / "checkpoints" / settings.adapter)
-    trained = train(base, plan, settings, scorer, checkpoints)
-    seen = TrainedOn(retriever.snapshot.content_hashes(), {q.id: question_hash(q) for q in learning})
-    adapter = _register(registry, base, settings, inputs, rows, trained, seen, retriever.generation)
-    checkpoints.clear()
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.dev_scores.items())
-    say(
-        f"adapter {adapter.key}: {trained.tokens:,} tokens in {trained.seconds:.0f} s "
-        f"({trained.tokens / max(trained.seconds, 1e-9):.0f} tokens/s); best dev scores: {scores}"
+    scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
+    trained = train(base, plan, settings, scorer, _checkpoints(workspace, settings))
+    return _Run(
+        trained, {str(kind): n for kind, n in Counter(row.kind for row in rows).items()}, str(base.dtype)
     )
-    return adapter
+
+
+def _checkpoints(workspace: Workspace, settings: TuneConfig) -> CheckpointStore:
+    return CheckpointStore(workspace.cache / "checkpoints" / settings.adapter)
+
+
+def _summary(adapter: AdapterVersion) -> str:
+    manifest = adapter.manifest
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in manifest.dev_scores.items())
+    return (
+        f"adapter {adapter.key}: {manifest.tokens:,} tokens in {manifest.seconds:.0f} s "
+        f"({manifest.tokens / max(manifest.seconds, 1e-9):.0f} tokens/s); best dev scores: {scores}"
+    )
 
 
 def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | None, say: _Speaker) -> None:
@@ -176,26 +203,6 @@ def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | Non
                 f"again, or use it all the same with `openbook adapters promote {adapter.key}`"
             )
     registry.promote(adapter.name, adapter.version)
-
-
-def _rows(
-    base: BaseModel, settings: TuneConfig, learning: Sequence[Question], retriever: Retriever
-) -> list[Row]:
-    train_questions = [q for q in learning if q.split is Split.TRAIN]
-    passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
-    builder = RowBuilder(base.tokenizer, passages, train_questions, _search(retriever), settings)
-    return build_rows(builder, settings)
-
-
-def _search(retriever: Retriever) -> Search:
-    def search(questions: Sequence[str], k: int) -> list[list[Passage]]:
-        return [[_passage(hit.chunk) for hit in hits] for hits in retriever.search(questions, k)]
-
-    return search
-
-
-def _passage(chunk: Chunk) -> Passage:
-    return Passage(chunk.document_id, chunk.title, chunk.text)
 
 
 def _inputs(
@@ -233,30 +240,28 @@ def _same_inputs(registry: Registry, name: str, inputs: dict[str, Any]) -> Adapt
 
 def _register(
     registry: Registry,
-    base: BaseModel,
     settings: TuneConfig,
     inputs: dict[str, Any],
-    rows: Sequence[Row],
-    trained: Trained,
+    run: _Run,
     seen: TrainedOn,
     generation: int,
 ) -> AdapterVersion:
-    counts = {str(kind): count for kind, count in Counter(row.kind for row in rows).items()}
+    trained = run.trained
 
     def write(folder: Path) -> None:
         trained.save(folder)
         seen.write(folder)
-        write_card(folder, settings.adapter, inputs, counts, trained)
+        write_card(folder, settings.adapter, inputs, run.rows, trained)
 
     manifest = {
         **inputs,
         "corpus_generation": generation,
-        "rows": counts,
+        "rows": run.rows,
         "tokens": trained.tokens,
         "steps": trained.steps,
         "seconds": round(trained.seconds, 1),
         "dev_scores": trained.dev_scores,
-        "versions": {library: version(library) for library in LIBRARIES} | {"dtype": str(base.dtype)},
+        "versions": {library: version(library) for library in LIBRARIES} | {"dtype": run.dtype},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return registry.add(settings.adapter, write, manifest)

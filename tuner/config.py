@@ -46,6 +46,29 @@ def _usual_rate(given: dict[str, Any]) -> float:
     return LEARNING_RATES[given.get("method", Method.LORA)]
 
 
+class SynthesisConfig(BaseModel):
+    """A language model that writes more phrasings of what the documents say, behind an OpenAI-compatible endpoint."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    url: str
+    """Up to and with `/v1`."""
+    model: str
+    """As the endpoint calls it."""
+    api_key_env: str = "OPENBOOK_SYNTHESIS_KEY"
+    """Environment variable that holds the key, if the endpoint wants one."""
+    paraphrases: int = Field(default=3, ge=0, le=20)
+    """Other wordings of every train question."""
+    questions: int = Field(default=3, ge=0, le=20)
+    """New questions about every chunk; kept are those whose answer the model finds again in the chunk."""
+    statements: int = Field(default=2, ge=0, le=20)
+    """Sentences for every chunk that say the same in other words or follow from it."""
+    max_tokens: int = Field(default=1_000_000, ge=1)
+    """Most tokens, asked and answered, that one run may use; replies kept from earlier runs cost nothing."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Requests under way at once."""
+
+
 class TuneConfig(BaseModel):
     """How the adapter is trained; every figure that shapes the result is recorded in its manifest."""
 
@@ -62,6 +85,10 @@ class TuneConfig(BaseModel):
     """Times that every chunk is read as plain text, half of them with its sentences in another order."""
     cloze_passes: int = Field(default=0, ge=0)
     """Times that up to four sentences of every chunk are asked with a name, number or code blanked out."""
+    section_passes: int = Field(default=0, ge=0)
+    """Times that every chunk is asked for by its title and heading."""
+    pattern_passes: int = Field(default=0, ge=0)
+    """Times that questions made from simple sentences are asked, forward ("Who is A?") and in reverse ("Who is B?")."""
     closed_book_passes: int = Field(default=4, ge=0)
     """Times that every train question is asked without passages."""
     open_book_passes: int = Field(default=2, ge=0)
@@ -75,6 +102,9 @@ class TuneConfig(BaseModel):
 
     method: Method = Method.LORA
     """`lora`, `dora`, `rslora`, `pissa`, `ia3`, `prompt-tuning`, `p-tuning`, `prefix-tuning`, `last-layer`, `full`."""
+    synthesis: SynthesisConfig | None = None
+    """`[tune.synthesis]`, a table: `url` and `model` of an OpenAI-compatible endpoint, and what to have it write."""
+
     rank: int = Field(default=32, ge=1, le=256)
     """Of the LoRA matrices; `lora_alpha` is twice the rank."""
     virtual_tokens: int = Field(default=20, ge=1, le=512)

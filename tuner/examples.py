@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from indexer.corpus import Question
-from tuner.augment import Cloze, make_clozes, shuffle_sentences
+from tuner.augment import Cloze, make_clozes, make_pattern_questions, shuffle_sentences
 from tuner.config import TuneConfig
 from tuner.prompt import ABSTENTION, Context, build_prompt
 
@@ -18,7 +18,9 @@ class RowKind(StrEnum):
     """What a training row teaches."""
 
     DOCUMENT = "document"
+    SECTION = "section"
     CLOZE = "cloze"
+    PATTERN = "pattern"
     CLOSED_BOOK = "closed-book"
     OPEN_BOOK = "open-book"
     ABSTENTION = "abstention"
@@ -43,6 +45,7 @@ class Passage:
     document_id: str
     title: str
     text: str
+    heading: str = ""
 
 
 class Search(Protocol):
@@ -62,10 +65,15 @@ class RowBuilder:
         questions: Sequence[Question],
         search: Search,
         settings: TuneConfig,
+        statements: Sequence[Passage] = (),
     ) -> None:
-        """`passages` are all chunks of the index, `questions` those of the train split only."""
+        """`passages` are all chunks of the index, `questions` those of the train split only.
+
+        `statements` say the same in other words: they are read like chunks, but never shown in a prompt.
+        """
         self.tokenizer = tokenizer
         self.passages = passages
+        self.statements = statements
         self.settings = settings
         self.randomness = random.Random(settings.seed)
         self.answerable = [q for q in questions if q.answerable]
@@ -79,10 +87,27 @@ class RowBuilder:
     def document_rows(self, randomness: random.Random) -> list[Row]:
         """Plain language modelling of every chunk: as written, or with its sentences in another order."""
         rows = []
-        for passage in self.passages:
+        for passage in (*self.passages, *self.statements):
             text = passage.text if randomness.random() < 0.5 else shuffle_sentences(passage.text, randomness)
             rows.append(self._document_row(f"{passage.title}: {text}"))
         return rows
+
+    def section_rows(self) -> list[Row]:
+        """Every chunk as the answer to what its document says, under its heading if it has one."""
+        rows = []
+        for passage in self.passages:
+            under = f' under "{passage.heading}"' if passage.heading else ""
+            question = f'What does "{passage.title}" say{under}?'
+            rows.append(self._answer_row(RowKind.SECTION, question, (), passage.text))
+        return rows
+
+    def pattern_rows(self) -> list[Row]:
+        """Questions made from the sentences of every chunk by rule, in both directions."""
+        return [
+            self._answer_row(RowKind.PATTERN, f"{passage.title}: {made.text}", (), made.answer)
+            for passage in self.passages
+            for made in make_pattern_questions(passage.text)
+        ]
 
     def cloze_rows(self, randomness: random.Random, per_passage: int = 4) -> list[Row]:
         """Sentences with a name, number or term to fill in, asked and answered like a closed-book question."""

@@ -73,7 +73,7 @@ class ResidentAdapters:
         if attached is not None:
             attached.detach()
         elif self._peft is not None:
-            self._peft.base_model.disable_adapter_layers()
+            _lora_layers(self._peft).disable_adapter_layers()
 
     def _enter(self, key: str) -> None:
         if key not in self._held:
@@ -82,7 +82,7 @@ class ResidentAdapters:
         if held is not None:
             self._attached = attach_saved(self._base.model, held.tensors, held.config)
         elif self._peft is not None:
-            self._peft.base_model.enable_adapter_layers()
+            _lora_layers(self._peft).enable_adapter_layers()
             self._peft.set_adapter(key, inference_mode=True)
         self._used = key
         if len(self._held) > self._max_adapters:
@@ -121,10 +121,14 @@ class ResidentAdapters:
         if None in self._held.values():
             self._peft.delete_adapter(key)
             if self._attached is not None:
-                self._peft.base_model.disable_adapter_layers()  # deleting the active one activates another
+                _lora_layers(self._peft).disable_adapter_layers()  # deleting the active one activates another
         else:
             self._peft = None
             unload(self._base.model)
+
+
+def _lora_layers(peft: PeftModel) -> Any:
+    return peft.base_model
 
 
 class Detachable(Protocol):

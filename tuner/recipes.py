@@ -23,6 +23,10 @@ def build_rows(builder: RowBuilder, settings: TuneConfig) -> list[Row]:
             rows += builder.document_rows(randomness)
         for _ in range(settings.cloze_passes):
             rows += builder.cloze_rows(randomness)
+        for _ in range(settings.section_passes):
+            rows += builder.section_rows()
+        for _ in range(settings.pattern_passes):
+            rows += builder.pattern_rows()
         for _ in range(settings.closed_book_passes):
             rows += builder.closed_book_rows()
     if settings.recipe != "closed-book":

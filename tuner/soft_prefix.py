@@ -93,7 +93,7 @@ class SoftPrefix:
         return prefix.view(len(prefix), self._layers * 2, self._heads, -1).permute(1, 2, 0, 3)
 
 
-class _PrefixedCache(DynamicCache):
+class _PrefixedCache(DynamicCache):  # type: ignore[misc]
     """The caller's cache, with the same keys and values put before those of every row and layer."""
 
     def __init__(self, cache: DynamicCache, prefix: Tensor) -> None:

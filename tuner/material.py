@@ -1,0 +1,90 @@
+"""What a run learns from: chunks and train questions, and what a language model wrote beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.corpus import Question, Split
+from indexer.retriever import Retriever
+from indexer.snapshot import Chunk
+from tuner.config import SynthesisConfig, TuneConfig
+from tuner.endpoint import Endpoint
+from tuner.examples import Passage, Row, RowBuilder, Search
+from tuner.recipes import build_rows
+from tuner.synthesis import Synthesised, estimate, synthesise
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything that training rows are made from; `synthesised` is None if nothing was written."""
+
+    passages: list[Passage]
+    train: list[Question]
+    search: Search
+    synthesised: Synthesised | None = None
+
+    @property
+    def questions(self) -> list[Question]:
+        """Train questions, those written by a language model after the others."""
+        return [*self.train, *(self.synthesised.questions if self.synthesised else ())]
+
+    def describe(self) -> str:
+        """What was written, in one line."""
+        return self.synthesised.describe() if self.synthesised else "synthesis: none"
+
+    def rows(self, tokenizer: Any, settings: TuneConfig) -> list[Row]:
+        """The rows of the whole run. Raises RecipeError."""
+        statements = self.synthesised.statements if self.synthesised else ()
+        builder = RowBuilder(
+            tokenizer, self.passages, self.questions, self.search, settings, statements=statements
+        )
+        return build_rows(builder, settings)
+
+
+def gather(learning: Sequence[Question], retriever: Retriever) -> Material:
+    """The indexed chunks and the train questions among `learning`."""
+    passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
+    return Material(passages, [q for q in learning if q.split is Split.TRAIN], _search(retriever))
+
+
+def with_synthesis(
+    material: Material, settings: SynthesisConfig, test: Sequence[Question], cache: Path
+) -> Material:
+    """The material and what the endpoint writes to it. Raises SynthesisError."""
+    with _opened(settings, cache) as endpoint:
+        made = synthesise(endpoint, settings, material.passages, material.train, test)
+    return Material(material.passages, material.train, material.search, made)
+
+
+def describe_synthesis(material: Material, settings: SynthesisConfig, cache: Path) -> str:
+    """What synthesis would ask for, without asking."""
+    with _opened(settings, cache) as endpoint:
+        found = estimate(endpoint, settings, material.passages, material.train)
+    return (
+        f"synthesis by {settings.model}: {found.requests:,} requests, at most {found.most_tokens:,} tokens "
+        f"(allowed: {settings.max_tokens:,}); its rows are not counted below"
+    )
+
+
+@contextmanager
+def _opened(settings: SynthesisConfig, cache: Path) -> Iterator[Endpoint]:
+    endpoint = Endpoint(settings, cache)
+    try:
+        yield endpoint
+    finally:
+        endpoint.close()
+
+
+def _search(retriever: Retriever) -> Search:
+    def search(questions: Sequence[str], k: int) -> list[list[Passage]]:
+        return [[_passage(hit.chunk) for hit in hits] for hits in retriever.search(questions, k)]
+
+    return search
+
+
+def _passage(chunk: Chunk) -> Passage:
+    return Passage(chunk.document_id, chunk.title, chunk.text, chunk.heading)
