@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 
 from cli.eval import eval_command
 from cli.index import index
-from cli.serve import ask, serve
+from cli.serve import ask, keys, serve
 from cli.start import demo, init
 from cli.tune import adapters, tune
 
@@ -24,7 +24,7 @@ def cli() -> None:
     """Retrieve, fine-tune, or both? Measure it on your own documents, then serve the answer."""
 
 
-for _command in (init, index, tune, adapters, ask, serve, eval_command, demo):
+for _command in (init, index, tune, adapters, ask, serve, keys, eval_command, demo):
     cli.add_command(_command)
 
 

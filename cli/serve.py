@@ -1,8 +1,9 @@
-"""`openbook ask` and `openbook serve`: answers by route, once or over HTTP."""
+"""`openbook ask`, `openbook serve` and `openbook keys`: answers by route, once or over HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -42,14 +43,37 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     """Answer over HTTP: openbook's own endpoints, an OpenAI-compatible one, and a page."""
     from service.app import create_app
     from service.commands import serve as serve_forever
+    from service.guard import require_keys
     from service.model_thread import ModelThread
 
     settings = load_settings(workspace)
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    given: dict[str, object] = {
+        name: value for name, value in (("host", host), ("port", port)) if value is not None
+    }
+    if settings.serve.keys_file is not None:
+        given["keys_file"] = str(workspace.resolve(Path(settings.serve.keys_file)))
     config = settings.serve.model_copy(update=given)
+    require_keys(config)  # before the seconds that loading takes
     answerer = open_routes(workspace, settings, available_routes(workspace, settings))
-    app = create_app(answerer, ModelThread(answerer.generator, config.queue_size), config)
-    serve_forever(app, config)
+    thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
+    serve_forever(create_app(answerer, thread, config), config)
+
+
+@click.group()
+def keys() -> None:
+    """Keys for a service that others may reach."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option("--scope", type=click.Choice(["reader", "admin"]), default="reader", show_default=True)
+def new(name: str, scope: str) -> None:
+    """Make a key: the key itself on standard error, once; the line for serve.keys_file on standard output."""
+    from service.keys import Scope, new_key
+
+    secret, key = new_key(name, Scope(scope))
+    click.echo(f"give this key to its user, it is kept nowhere: {secret}", err=True)
+    click.echo(key.line())
 
 
 def open_routes(workspace: Workspace, settings: Settings, routes: Mapping[str, Route]) -> Answerer:

@@ -6,17 +6,22 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from indexer.corpus import Document
 from indexer.database import IndexMissing
-from indexer.retriever import Hit, Index
+from indexer.encoding import Encoder
+from indexer.files import hash_json
+from indexer.retriever import Hit, Index, Retriever
 from service.generation import GenerationRequest, Generator
 from service.routes import Route
 from tuner.base_model import BaseModel
 from tuner.decoding import Decoded, FinishReason, Sampling
-from tuner.prompt import ABSTENTION, STYLES, Context, PromptError, SolvedExample, build_prompt
+from tuner.prompt import ABSTENTION, STYLES, Context, PromptError, SolvedExample, build_prompt, prompt_hash
 from tuner.registry import Registry
+
+LONGEST_TOKEN = 16
+"""Characters; a question with more than this for every token of room is not even counted."""
 
 
 class UnknownRoute(ValueError):
@@ -98,9 +103,11 @@ class Answerer:
         registry: Registry,
         routes: Mapping[str, Route],
         examples: Sequence[SolvedExample] = (),
+        encoder: Encoder | None = None,
     ) -> None:
-        """`examples` are shown, in this order, by routes that ask for some."""
+        """`examples` are shown, in this order, by routes that ask for some; `encoder` is the index's."""
         self.base = base
+        self.encoder = encoder
         self.generator = generator
         self.routes = dict(routes)
         self._index = index
@@ -137,8 +144,34 @@ class Answerer:
         """A document as indexed, or None if the index does not hold it."""
         return self._index.document(document_id) if self._index else None
 
+    def identity(self, route: Route) -> str:
+        """Hash of all that the route's answers depend on beside the question. Raises AdapterError, IndexMissing."""
+        adapter = self._registry.resolve(route.adapter) if route.adapter else None
+        searched = None
+        if route.retrieve:
+            retriever = self._retriever(route)
+            meta = retriever.snapshot.meta
+            searched = [meta.generation, meta.corpus_hash, asdict(meta.making)]
+        return hash_json(
+            [
+                self.base.hash,
+                str(self.base.dtype),
+                adapter.manifest.weights_hash if adapter else None,
+                asdict(route),
+                searched,
+                [asdict(example) for example in self._examples] if route.examples else None,
+                prompt_hash(),
+            ]
+        )
+
     def prepare(self, pairs: Sequence[tuple[str, Route]], sampling: Sampling | None = None) -> list[Prepared]:
         """Retrieve and build prompts, without the model; `sampling` replaces what the routes say about it."""
+        for question, _ in pairs:
+            if len(question) > LONGEST_TOKEN * self.base.max_prompt_tokens:
+                raise PromptTooLong(
+                    f"the question has {len(question)} characters, and {self.base.name} reads "
+                    f"{self.base.max_prompt_tokens} tokens; shorten it"
+                )
         with self._preparing:
             started = time.monotonic()
             hits, generation = self._retrieve(pairs)
@@ -188,15 +221,16 @@ class Answerer:
         hits: list[list[Hit]] = [[] for _ in pairs]
         if not asking:
             return hits, None
-        if self._index is None:
-            raise IndexMissing(
-                f"route {pairs[asking[0]][1].name!r} retrieves, but there is no index; run `openbook index`"
-            )
-        retriever = self._index.retriever()
+        retriever = self._retriever(pairs[asking[0]][1])
         found = retriever.search([pairs[n][0] for n in asking], max(pairs[n][1].k for n in asking))
         for n, ranked in zip(asking, found, strict=True):
             hits[n] = ranked[: pairs[n][1].k]
         return hits, retriever.generation
+
+    def _retriever(self, route: Route) -> Retriever:
+        if self._index is None:
+            raise IndexMissing(f"route {route.name!r} retrieves, but there is no index; run `openbook index`")
+        return self._index.retriever()
 
     def _fit_prompt(
         self, question: str, route: Route, hits: list[Hit], max_new_tokens: int

@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.answering import Answer
-from service.errors import error_detail, error_response, failure_of
-from service.live import LiveAnswerer, unless_client_leaves
+from service.errors import error_response
+from service.live import LiveAnswerer, Underway, unless_client_leaves
 from service.schemas import (
+    AnswerEvent,
     AnswerRequest,
     CompareRequest,
     CompareResponse,
     Comparison,
+    ContextsEvent,
     DocumentResponse,
+    ErrorEvent,
     Health,
+    StreamEvent,
+    TextEvent,
 )
+from service.sse import EVENT_STREAM, error_body, event_stream
 
 
 def answer_router(live: LiveAnswerer) -> APIRouter:
     """`/v1/answer`, `/v1/compare` and `/v1/documents/{id}`."""
     router = APIRouter(prefix="/v1", tags=["openbook"])
 
-    @router.post("/answer")
-    async def answer(body: AnswerRequest, request: Request) -> Answer:
+    @router.post("/answer", response_model=Answer, responses=EVENT_STREAM)
+    async def answer(body: AnswerRequest, request: Request) -> Answer | Response:
         """Answer a question by one route."""
-        return await unless_client_leaves(request, live.answer(body.question, body.route))
+        if not body.stream:
+            return await unless_client_leaves(request, live.answer(body.question, body.route))
+        underway = await live.begin([body.question], live.answerer.route(body.route))
+        return event_stream(_events(underway))
 
-    @router.post("/compare")
-    async def compare(body: CompareRequest, request: Request) -> CompareResponse:
-        """Answer a question by several routes; one that cannot answer reports why and the others go on."""
+    @router.post("/compare", response_model=CompareResponse, responses=EVENT_STREAM)
+    async def compare(body: CompareRequest, request: Request) -> CompareResponse | Response:
+        """Answer a question by several routes; one that cannot answer reports why and the others go on.
+
+        Streamed, the routes' events come as they happen, each with the name of its route.
+        """
         names = list(dict.fromkeys(body.routes or live.answerer.routes))
         for name in names:
             live.answerer.route(name)
+        if body.stream:
+            return event_stream(_all_events(live, body.question, names))
 
-        async def ask_all() -> list[Answer | BaseException]:
-            return await asyncio.gather(
-                *(live.answer(body.question, name) for name in names), return_exceptions=True
-            )
+        async def ask_all() -> list[Comparison]:
+            return await asyncio.gather(*(_compared(live, body.question, name) for name in names))
 
-        outcomes = await unless_client_leaves(request, ask_all())
-        results = [_comparison(name, outcome) for name, outcome in zip(names, outcomes, strict=True)]
+        results = await unless_client_leaves(request, ask_all())
         return CompareResponse(question=body.question, results=results)
 
     @router.get("/documents/{document_id:path}", response_model=DocumentResponse)
@@ -58,7 +70,7 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
 
 
 def health_router(live: LiveAnswerer) -> APIRouter:
-    """`/healthz` and `/readyz`, open to everybody."""
+    """`/healthz`, open to everybody, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz")
@@ -66,21 +78,66 @@ def health_router(live: LiveAnswerer) -> APIRouter:
         """The process runs."""
         return Health(status="ok")
 
-    @router.get("/readyz", responses={503: {"model": Health}})
+    @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
     async def readyz() -> JSONResponse:
         """The model thread takes requests."""
         ready = live.model_thread.ready()
         return JSONResponse(Health(status="ok" if ready else "not ready").model_dump(), 200 if ready else 503)
 
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Counters and times in Prometheus's text format."""
+        return Response(live.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
     return router
 
 
-def _comparison(route: str, outcome: Answer | BaseException) -> Comparison:
-    if isinstance(outcome, Answer):
-        return Comparison(route=route, answer=outcome, error=None)
-    failure = failure_of(outcome)
-    if failure is None:
-        raise outcome
-    return Comparison(
-        route=route, answer=None, error=error_detail(failure.status, str(outcome), failure.code)
-    )
+async def _events(underway: Underway) -> AsyncGenerator[StreamEvent, None]:
+    """What happens to one answer."""
+    [prepared] = underway.prepared
+    name = prepared.route.name
+    try:
+        yield ContextsEvent(route=name, contexts=list(prepared.contexts))
+        async for _, text in underway.pieces():
+            yield TextEvent(route=name, text=text)
+        [told] = await underway.told()
+        yield AnswerEvent(route=name, answer=told.answer)
+    finally:
+        underway.cancel()
+
+
+async def _all_events(
+    live: LiveAnswerer, question: str, names: Sequence[str]
+) -> AsyncGenerator[StreamEvent, None]:
+    """What happens to the answers of several routes, in the order in which it happens."""
+    events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+
+    async def ask(name: str) -> None:
+        try:
+            underway = await live.begin([question], live.answerer.route(name))
+            async for event in _events(underway):
+                events.put_nowait(event)
+        except Exception as error:
+            events.put_nowait(ErrorEvent(route=name, error=error_body(error).error))
+        finally:
+            events.put_nowait(None)
+
+    asking = [asyncio.create_task(ask(name)) for name in names]
+    try:
+        left = len(asking)
+        while left:
+            event = await events.get()
+            if event is None:
+                left -= 1
+            else:
+                yield event
+    finally:
+        for task in asking:
+            task.cancel()
+
+
+async def _compared(live: LiveAnswerer, question: str, name: str) -> Comparison:
+    try:
+        return Comparison(route=name, answer=await live.answer(question, name), error=None)
+    except Exception as error:
+        return Comparison(route=name, answer=None, error=error_body(error).error)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Security
 from fastapi.responses import FileResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
+from service.access import AccessLog
 from service.answering import Answerer
 from service.api import answer_router, health_router
 from service.config import ServeConfig
 from service.errors import ErrorBody, add_error_handlers
-from service.guard import Guard, read_api_key, require_key
+from service.generation import LocalGenerator
+from service.guard import Guard, require_keys
 from service.live import LiveAnswerer
 from service.model_thread import ModelThread
 from service.openai_api import openai_router
@@ -23,20 +28,28 @@ from service.openai_api import openai_router
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
 """The page runs only its own script: whatever documents contain, they cannot."""
+WATCH_SECONDS = 1.0
+"""How often a model thread that has died is noticed and started again."""
+
+_BEARER = HTTPBearer(auto_error=False, description="A key of the service, if it has any; checked by `Guard`.")
 
 
 def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfig) -> FastAPI:
     """The service over `answerer`, whose generator `model_thread` owns; closes the thread at shutdown.
 
-    Raises ExposureError if `config` would let strangers in.
+    Raises ExposureError if `config` would let strangers in, and KeyFileError.
     """
-    key = read_api_key(config)
+    keys = require_keys(config)
     live = LiveAnswerer(answerer, model_thread, config.timeout_seconds)
+    if isinstance(answerer.generator, LocalGenerator):
+        live.metrics.watch_prefixes(answerer.generator.prefixes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(model_thread))
         yield
-        await run_in_threadpool(model_thread.close)
+        watching.cancel()
+        await run_in_threadpool(model_thread.close, config.timeout_seconds)
 
     app = FastAPI(
         title="openbook",
@@ -47,12 +60,21 @@ def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfi
         redoc_url=None,
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
-    app.add_middleware(Guard, max_body_bytes=config.max_body_bytes, local_only=key is None)
+    # The last one added is the outermost.
+    app.add_middleware(Guard, config=config, keys=keys)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(AccessLog, metrics=live.metrics)
     add_error_handlers(app)
+    shown_as_protected = [Security(_BEARER)]
     app.include_router(health_router(live))
-    authorised = [Depends(require_key(key))]
-    app.include_router(answer_router(live), dependencies=authorised)
-    app.include_router(openai_router(live, config.max_new_tokens), dependencies=authorised)
+    app.include_router(answer_router(live), dependencies=shown_as_protected)
+    app.include_router(openai_router(live, config.max_new_tokens), dependencies=shown_as_protected)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
@@ -60,3 +82,9 @@ def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfi
         return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
 
     return app
+
+
+async def _watch(model_thread: ModelThread) -> None:
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        model_thread.revive()

@@ -28,12 +28,13 @@ def open_answerer(
     `questions` may be of any split: only solved train questions become examples.
     """
     retrieves = any(route.retrieve for route in routes.values())
-    index = Index.open(workspace, load_encoder(model.encoder)) if retrieves else None
+    encoder = load_encoder(model.encoder) if retrieves else None
+    index = Index.open(workspace, encoder) if encoder else None
     base = load_base(model.base, model.dtype)
     registry = Registry(workspace.adapters)
     count = max((route.examples for route in routes.values()), default=0)
     examples = solved_examples(questions, index, count)
-    return Answerer(base, LocalGenerator(base, registry), index, registry, routes, examples)
+    return Answerer(base, LocalGenerator(base, registry), index, registry, routes, examples, encoder)
 
 
 def solved_examples(questions: Sequence[Question], index: Index | None, count: int) -> list[SolvedExample]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import sys
 
 import click
 import uvicorn
@@ -15,6 +17,7 @@ from service.config import ServeConfig
 
 def serve(app: FastAPI, config: ServeConfig) -> None:
     """Run until interrupted; requests under way are finished first."""
+    _log_access_plainly()
     host = f"[{config.host}]" if ":" in config.host else config.host
     click.echo(f"openbook listens on http://{host}:{config.port} (interrupt with Ctrl-C)", err=True)
     uvicorn.run(
@@ -24,6 +27,13 @@ def serve(app: FastAPI, config: ServeConfig) -> None:
         log_level="warning",
         timeout_graceful_shutdown=int(config.timeout_seconds),
     )
+
+
+def _log_access_plainly() -> None:
+    """Lines for machines must not be folded for people."""
+    access = logging.getLogger("openbook.access")
+    access.addHandler(logging.StreamHandler(sys.stderr))
+    access.propagate = False
 
 
 def ask(answerer: Answerer, question: str, route: str, as_json: bool) -> None:

@@ -21,9 +21,19 @@ class ServeConfig(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on."""
     api_key_env: str = "OPENBOOK_API_KEY"
-    """Environment variable with the key that clients must send; needed unless `host` is this machine only."""
+    """Environment variable with an admin key; it, or `keys_file`, is needed unless `host` is this machine only."""
+    keys_file: str | None = None
+    """File with hashed keys, one `NAME SCOPE HASH` a line, as `openbook keys new` prints them."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests that one key (or, without keys, everybody together) may send a minute; further ones get 429."""
+    cors_origins: list[str] = []
+    """Origins of other web pages that may call the service, such as `https://app.example`; none by default."""
     queue_size: int = Field(default=64, ge=1)
     """Requests that may wait for the model; further ones are turned away with 503."""
+    queue_tokens: int = Field(default=65_536, ge=1)
+    """Prompt tokens that may wait for the model; further requests are turned away with 503."""
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Tokens, padding included, that may be generated together for one adapter; bounds the memory it takes."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest that a request may take."""
     max_new_tokens: int = Field(default=512, ge=1)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from indexer.database import IndexMissing
 from service.answering import PromptTooLong, UnknownRoute
 from service.live import AnswerTimeout, ClientLeft
-from service.model_thread import Overloaded
+from service.model_thread import GenerationFailed, Overloaded
 from tuner.prompt import PromptError
 from tuner.registry import AdapterError
 
@@ -36,7 +36,13 @@ class ErrorDetail(BaseModel):
     """What went wrong, in OpenAI's words."""
 
     message: str
-    type: Literal["invalid_request_error", "server_error"]
+    type: Literal[
+        "invalid_request_error",
+        "authentication_error",
+        "permission_error",
+        "rate_limit_error",
+        "server_error",
+    ]
     param: str | None = None
     code: str
 
@@ -63,8 +69,16 @@ FAILURES: Mapping[type[Exception], Failure] = {
     PromptError: Failure(400, "invalid_prompt"),
     UnsupportedParameter: Failure(400, "unsupported_value"),
     ClientLeft: Failure(499, "client_closed_request"),
+    GenerationFailed: Failure(500, "generation_failed"),
     Overloaded: Failure(503, "overloaded"),
     AnswerTimeout: Failure(504, "timeout"),
+}
+
+
+_TYPES: Mapping[int, Literal["authentication_error", "permission_error", "rate_limit_error"]] = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
 }
 
 
@@ -84,7 +98,7 @@ def error_detail(status: int, message: str, code: str | None = None, param: str 
     """The inside of an error object."""
     return ErrorDetail(
         message=message,
-        type="server_error" if status >= 500 else "invalid_request_error",
+        type="server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error"),
         param=param,
         code=code or HTTPStatus(status).name.lower(),
     )

@@ -1,36 +1,58 @@
-"""What is refused before a request reaches an endpoint: strangers, foreign hosts, and oversized bodies."""
+"""What is refused before a request reaches an endpoint: strangers, foreign hosts, floods, and bodies out of bounds."""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import ipaddress
-import os
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Sequence
 
-from fastapi import Depends, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.config import ServeConfig
 from service.errors import error_response
+from service.keys import Key, find_key, read_keys
+from service.keys import Scope as KeyScope
+from service.rate_limit import RateLimit
 
-_BEARER = HTTPBearer(auto_error=False, description="The key in the service's environment, if one is set.")
+BODY_SECONDS = 30.0
+MAX_JSON_DEPTH = 32
+OPEN_PATHS = ("/healthz", "/")
+OPEN_PREFIX = "/static/"
+"""The page and its script say nothing about the documents: the key is asked for in it."""
+ASK_PATHS = frozenset(
+    ("/v1/answer", "/v1/compare", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/feedback")
+)
+"""What a reader may POST to; all else that changes something takes an admin."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 class ExposureError(ValueError):
     """Listening beyond this machine without a key."""
 
 
-def read_api_key(config: ServeConfig) -> str | None:
-    """The key clients must send, or None. Raises ExposureError if others could reach it without one."""
-    key = os.environ.get(config.api_key_env) or None
-    if key is None and not is_loopback(config.host):
+def require_keys(config: ServeConfig) -> list[Key]:
+    """The keys that clients may send. Raises ExposureError if others could reach the service without any."""
+    keys = read_keys(config)
+    if not keys and not is_loopback(config.host):
         raise ExposureError(
             f"refusing to listen on {config.host!r} without a key: set the environment variable "
-            f"{config.api_key_env}, or listen on 127.0.0.1"
+            f"{config.api_key_env} or serve.keys_file, or listen on 127.0.0.1"
         )
-    return key
+    return keys
 
 
 def is_loopback(host: str) -> bool:
@@ -41,59 +63,128 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def require_key(key: str | None) -> Callable[..., None]:
-    """A dependency that lets through requests with `Authorization: Bearer KEY`; without a key, all."""
-
-    def check(sent: HTTPAuthorizationCredentials | None = Depends(_BEARER)) -> None:  # noqa: B008
-        if key is None:
-            return
-        if sent is None or not hmac.compare_digest(sent.credentials.encode(), key.encode()):
-            raise HTTPException(
-                401, "send the service's key as `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"}
-            )
-
-    return check
-
-
 class Guard:
-    """ASGI middleware: bounds the body, and without a key accepts only requests addressed to this machine.
+    """ASGI middleware. Without keys it accepts only requests addressed to this machine.
 
-    The second keeps web pages from reaching a local service through a host name of theirs (DNS rebinding).
+    That keeps web pages from reaching a local service through a host name of theirs (DNS rebinding).
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, local_only: bool) -> None:
+    def __init__(self, app: ASGIApp, config: ServeConfig, keys: Sequence[Key]) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._local_only = local_only
+        self._max_body_bytes = config.max_body_bytes
+        self._keys = keys
+        self._limit = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request or pass it on."""
+        """Refuse the request or pass it on, with its body read and checked."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if self._local_only and not is_loopback(_host_name(headers.get("host", ""))):
-            refusal = error_response(403, "without a key the service answers only requests to localhost")
-            await refusal(scope, receive, send)
-            return
-        declared = headers.get("content-length", "0")
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._stranger(scope)
+        if refusal is None:
+            refusal, receive = await self._bounded(scope, receive)
+        await (refusal or self._app)(scope, receive, send_secured)
+
+    def _stranger(self, scope: Scope) -> Response | None:
+        """The refusal of whoever may not do this, if so."""
+        headers, path = Headers(scope=scope), scope["path"]
+        if not self._keys and not is_loopback(_host_name(headers.get("host", ""))):
+            return error_response(403, "without a key the service answers only requests to localhost")
+        if scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_PREFIX)):
+            return None
+        name = "everybody"
+        if self._keys:
+            key = find_key(self._keys, _bearer(headers.get("authorization", "")))
+            if key is None:
+                return error_response(
+                    401,
+                    "send a key of this service as `Authorization: Bearer KEY`",
+                    "invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            if key.scope is not KeyScope.ADMIN and not _only_reads(scope["method"], path):
+                return error_response(403, f"this takes a key with scope admin; {key.name!r} is a reader's")
+            name = scope.setdefault("state", {})["key_name"] = key.name
+        if self._limit and (seconds := self._limit.seconds_to_wait(name)):
+            return error_response(
+                429,
+                "more requests than serve.requests_per_minute allows",
+                "rate_limit_exceeded",
+                headers={"Retry-After": str(math.ceil(seconds))},
+            )
+        return None
+
+    async def _bounded(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
+        """The refusal of a body out of bounds, if so; and a `receive` that gives the whole body at once."""
+        too_large = f"the body is larger than {self._max_body_bytes} bytes (serve.max_body_bytes)"
+        declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > self._max_body_bytes:
-            await error_response(413, self._too_large())(scope, receive, send)
-            return
-        received = 0
+            return error_response(413, too_large), receive
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None, _repeating(message)
+                    body += message.get("body", b"")
+                    if len(body) > self._max_body_bytes:
+                        return error_response(413, too_large), receive
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            return error_response(408, f"the body did not arrive within {BODY_SECONDS:g} s"), receive
+        if _deeper_than(body, MAX_JSON_DEPTH):
+            return error_response(
+                400, f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels", "invalid_value"
+            ), receive
+        return None, _body_first(bytes(body), receive)
 
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise HTTPException(413, self._too_large())
-            return message
 
-        await self._app(scope, receive_bounded, send)
+def _only_reads(method: str, path: str) -> bool:
+    return method in ("GET", "HEAD") or (method == "POST" and path in ASK_PATHS)
 
-    def _too_large(self) -> str:
-        return f"the body is larger than {self._max_body_bytes} bytes (serve.max_body_bytes)"
+
+def _bearer(header: str) -> str:
+    scheme, _, secret = header.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+def _body_first(body: bytes, receive: Receive) -> Receive:
+    pending = [body]
+
+    async def receive_again() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return receive_again
+
+
+def _repeating(message: Message) -> Receive:
+    async def receive() -> Message:
+        return message
+
+    return receive
+
+
+def _deeper_than(body: bytes | bytearray, most: int) -> bool:
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
+        depth += 1 if bracket.group() in b"[{" else -1
+        if depth > most:
+            return True
+    return False
 
 
 def _host_name(header: str) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from service.answering import Answer, Answerer, Timings
-from service.model_thread import ModelThread
-from tuner.decoding import Sampling
+from service.answering import Answer, Answerer, Prepared, Timings
+from service.generation import GenerationRequest
+from service.model_thread import Generated, ModelThread
+from service.routes import Route
+from tuner.decoding import Decoded, Sampling
 
 T = TypeVar("T")
 
@@ -25,29 +30,116 @@ class ClientLeft(RuntimeError):
     """Nobody waits for the answer any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer, and what the generator said of it."""
+
+    answer: Answer
+    decoded: Decoded
+
+
 class LiveAnswerer:
     """Joins the answerer (threads) with the model thread (one) for many concurrent requests."""
 
     def __init__(self, answerer: Answerer, model_thread: ModelThread, timeout_seconds: float) -> None:
         self.answerer = answerer
         self.model_thread = model_thread
+        self.metrics = model_thread.metrics
         self._timeout_seconds = timeout_seconds
+        self._preparing = 0
 
-    async def answer(self, question: str, route_name: str, sampling: Sampling | None = None) -> Answer:
+    async def answer(self, question: str, route_name: str) -> Answer:
         """Answer one question; cancelling this cancels the generation. Raises AnswerTimeout, Overloaded."""
+        underway = await self.begin([question], self.answerer.route(route_name))
+        return (await underway.told())[0].answer
+
+    async def begin(
+        self, questions: Sequence[str], route: Route, sampling: Sampling | None = None, choices: int = 1
+    ) -> Underway:
+        """Queue `choices` answers to each question. Raises Overloaded and whatever `Answerer.prepare` does."""
         started = time.monotonic()
-        route = self.answerer.route(route_name)
-        [prepared] = await run_in_threadpool(self.answerer.prepare, [(question, route)], sampling)
-        future = self.model_thread.submit([prepared.request])
+        with self.counted(route.name):
+            self.model_thread.require_room(self._preparing + len(questions) * choices)
+            self._preparing += len(questions) * choices
+            try:
+                prepared = await run_in_threadpool(
+                    self.answerer.prepare, [(question, route) for question in questions], sampling
+                )
+            finally:
+                self._preparing -= len(questions) * choices
+            asked = [one for one in prepared for _ in range(choices)]
+            requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
+            return Underway(self, asked, requests, started, self._timeout_seconds)
+
+    @contextmanager
+    def counted(self, route: str) -> Iterator[None]:
+        """Count what fails inside the block for the metrics."""
         try:
-            generated = await asyncio.wait_for(asyncio.wrap_future(future), self._timeout_seconds)
+            yield
+        except BaseException as error:
+            self.metrics.failures.labels(route, type(error).__name__).inc()
+            raise
+
+
+class Underway:
+    """Answers that are being made; `cancel` gives them up."""
+
+    def __init__(
+        self,
+        live: LiveAnswerer,
+        prepared: Sequence[Prepared],
+        requests: Sequence[GenerationRequest],
+        started: float,
+        timeout_seconds: float,
+    ) -> None:
+        """Submits the requests. Raises Overloaded."""
+        self.prepared = prepared
+        self._live = live
+        self._started = started
+        self._timeout_seconds = timeout_seconds
+        self._pieces: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def on_text(place: int, text: str) -> None:
+            loop.call_soon_threadsafe(self._pieces.put_nowait, (place, text))
+
+        self._future: Future[Generated] = live.model_thread.submit(requests, on_text)
+        self._generated = asyncio.wrap_future(self._future)
+        self._generated.add_done_callback(lambda _: self._pieces.put_nowait(None))
+
+    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
+        """Which answer goes on, and with what text; ends with the answers or their failure, which `told` raises."""
+        try:
+            while (piece := await asyncio.wait_for(self._pieces.get(), self._left())) is not None:
+                yield piece
         except TimeoutError:
-            raise AnswerTimeout(
-                f"no answer within {self._timeout_seconds:g} s (serve.timeout_seconds)"
-            ) from None
-        total_ms = (time.monotonic() - started) * 1000
-        timings = Timings(generated.queue_ms, prepared.retrieve_ms, generated.generate_ms, total_ms)
-        return self.answerer.finish(prepared, generated.decoded[0], timings)
+            return  # `told` says so
+
+    async def told(self) -> list[Told]:
+        """The whole answers. Raises AnswerTimeout, and whatever the generator failed with."""
+        with self._live.counted(self.prepared[0].route.name):
+            try:
+                generated = await asyncio.wait_for(self._generated, self._left())
+            except TimeoutError:
+                raise AnswerTimeout(
+                    f"no answer within {self._timeout_seconds:g} s (serve.timeout_seconds)"
+                ) from None
+            finally:
+                self.cancel()
+        total_ms = (time.monotonic() - self._started) * 1000
+        told = []
+        for prepared, decoded in zip(self.prepared, generated.decoded, strict=True):
+            timings = Timings(generated.queue_ms, prepared.retrieve_ms, generated.generate_ms, total_ms)
+            told.append(Told(self._live.answerer.finish(prepared, decoded, timings), decoded))
+            self._live.metrics.answered(told[-1].answer)
+        return told
+
+    def cancel(self) -> None:
+        """Nobody waits any more; no effect on answers that are complete."""
+        self._future.cancel()
+
+    def _left(self) -> float:
+        return max(0.0, self._started + self._timeout_seconds - time.monotonic())
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -62,6 +154,14 @@ async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -
     finally:
         working.cancel()
         leaving.cancel()
+
+
+def _with_seed(request: GenerationRequest, choice: int) -> GenerationRequest:
+    """The request for one of several choices, which differ by their seed."""
+    if choice == 0:
+        return request
+    seed = (request.sampling.seed + choice) % 2**63
+    return replace(request, sampling=replace(request.sampling, seed=seed))
 
 
 async def _disconnection(request: Request) -> None:

@@ -39,8 +39,8 @@ class Metrics:
         )
         self.failures = Counter(
             "openbook:request_failure",
-            "Questions without an answer, by route and error code.",
-            ["route", "code"],
+            "Questions without an answer, by route and error.",
+            ["route", "error"],
             registry=registry,
         )
         self.prompt_tokens = Counter(

@@ -107,25 +107,33 @@ class ModelThread:
         """Queue requests to be answered together; cancelling the future drops them. Raises Overloaded."""
         job = _Job(requests, on_text, time.monotonic(), sent=[""] * len(requests))
         with self._changed:
-            waiting = [other for other in self._queue if not other.future.cancelled()]
-            rows, tokens = sum(len(j.requests) for j in waiting), sum(j.prompt_tokens for j in waiting)
+            self.require_room(len(requests), job.prompt_tokens)
+            self._queue.append(job)
+            self._changed.notify_all()
+        return job.future
+
+    def require_room(self, requests: int, prompt_tokens: int = 0) -> None:
+        """Raise Overloaded if so many more cannot be queued; a prompt alone is never too long for the queue."""
+        with self._changed:
+            waiting = [job for job in self._queue if not job.future.cancelled()]
+            rows, tokens = (
+                sum(len(job.requests) for job in waiting),
+                sum(job.prompt_tokens for job in waiting),
+            )
             retry_after = max(1, math.ceil(self._job_seconds * (1 + rows / MAX_ROWS)))
             if self._closing:
                 raise Overloaded("the service is shutting down", retry_after)
             if not self._thread.is_alive():
                 raise Overloaded("the model is being started again", retry_after)
-            if rows + len(requests) > self._queue_size:
+            if rows + requests > self._queue_size:
                 raise Overloaded(
                     f"{rows} requests are waiting already; try again in {retry_after} s", retry_after
                 )
-            if waiting and tokens + job.prompt_tokens > self._queue_tokens:
+            if waiting and tokens + prompt_tokens > self._queue_tokens:
                 raise Overloaded(
                     f"prompts of {tokens} tokens are waiting already; try again in {retry_after} s",
                     retry_after,
                 )
-            self._queue.append(job)
-            self._changed.notify_all()
-        return job.future
 
     def waiting(self) -> int:
         """Requests in the queue that somebody still waits for."""

@@ -1,108 +1,175 @@
-"""OpenAI's chat completions and models, with routes as the models."""
+"""OpenAI's chat completions, completions, embeddings and models, with routes as the models."""
 
 from __future__ import annotations
 
+import base64
 import secrets
-import time
-import uuid
-from urllib.parse import quote
+from collections.abc import Sequence
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
-from service.answering import Answer, Citation
+from indexer.database import IndexMissing
+from indexer.encoding import Encoder
+from service.answering import PromptTooLong, UnknownRoute
+from service.conversation import whole_question
 from service.errors import UnsupportedParameter
-from service.live import LiveAnswerer, unless_client_leaves
-from service.routes import Route
-from service.schemas import (
-    Annotation,
-    ChatAnswer,
+from service.live import LiveAnswerer, Told, Underway, unless_client_leaves
+from service.openai_replies import ChatReply, CompletionReply
+from service.openai_schemas import (
     ChatRequest,
     ChatResponse,
-    Choice,
+    CompletionRequest,
+    CompletionResponse,
+    EmbeddingItem,
+    EmbeddingRequest,
+    EmbeddingResponse,
+    EmbeddingUsage,
     Model,
     ModelList,
-    UrlCitation,
-    Usage,
+    SamplingRequest,
 )
+from service.routes import Route
+from service.sse import EVENT_STREAM, event_stream
 from tuner.decoding import Sampling
+from tuner.registry import AdapterError
+
+MAX_ANSWERS = 16
+"""The most that one request may ask for, counting prompts and choices."""
 
 
 def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
-    """`/v1/chat/completions` and `/v1/models`; `max_new_tokens` bounds what clients may ask for."""
+    """`/v1/chat/completions`, `/v1/completions` and so on; `max_new_tokens` bounds what clients may ask for."""
     router = APIRouter(prefix="/v1", tags=["openai"])
 
-    @router.post("/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> ChatResponse:
-        """Answer the last user message by the route that `model` names."""
+    async def begin(
+        body: SamplingRequest, questions: Sequence[str], asked: int | None, logprobs: int | None
+    ) -> Underway:
         route = live.answerer.route(body.model)
-        if body.stream:
-            raise UnsupportedParameter("stream", "streaming is not supported yet; send stream=false")
-        question = body.question()
+        choices = body.n or 1
+        if len(questions) * choices > MAX_ANSWERS:
+            raise UnsupportedParameter(
+                "n", f"{len(questions)} x {choices} answers are more than {MAX_ANSWERS} a request"
+            )
+        sampling = Sampling(
+            max_new_tokens=asked or route.max_new_tokens,
+            temperature=body.temperature or 0.0,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            seed=secrets.randbits(62) if body.seed is None else body.seed,
+            stop=body.stop_strings(),
+            logprobs=logprobs,
+        )
+        return await live.begin(questions, route, sampling, choices)
+
+    @router.post("/chat/completions", response_model=ChatResponse, responses=EVENT_STREAM)
+    async def chat_completions(body: ChatRequest, request: Request) -> ChatResponse | Response:
+        """Answer the last user message by the route that `model` names."""
+        param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+        asked = _within(param, body.max_completion_tokens or body.max_tokens, max_new_tokens)
+        live.answerer.route(body.model)
+        question = whole_question(body.user_messages())
         if not question:
             raise UnsupportedParameter("messages", "there is no user message with text to answer")
-        sampling = _sampling(body, route, max_new_tokens)
-        answer = await unless_client_leaves(request, live.answer(question, route.name, sampling))
-        return _chat_response(answer)
+        if body.top_logprobs and not body.logprobs:
+            raise UnsupportedParameter("top_logprobs", "top_logprobs needs logprobs=true")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        reply = ChatReply(body.model, live.answerer.base.tokenizer, body.n or 1)
+        if body.stream:
+            underway = await begin(body, [question], asked, logprobs)
+            return event_stream(reply.chunks(underway, body.wants_usage()))
+
+        async def answers() -> list[Told]:
+            return await (await begin(body, [question], asked, logprobs)).told()
+
+        return reply.whole(await unless_client_leaves(request, answers()))
+
+    @router.post("/completions", response_model=CompletionResponse, responses=EVENT_STREAM)
+    async def completions(body: CompletionRequest, request: Request) -> CompletionResponse | Response:
+        """Answer each prompt, as a question, by the route that `model` names."""
+        asked = _within("max_tokens", body.max_tokens, max_new_tokens)
+        live.answerer.route(body.model)
+        questions = [prompt.strip() for prompt in body.prompts()]
+        if not all(questions):
+            raise UnsupportedParameter("prompt", "a prompt is empty")
+        reply = CompletionReply(body.model, live.answerer.base.tokenizer, body.n or 1)
+        if body.stream:
+            underway = await begin(body, questions, asked, body.logprobs)
+            return event_stream(reply.chunks(underway, body.wants_usage()))
+
+        async def answers() -> list[Told]:
+            return await (await begin(body, questions, asked, body.logprobs)).told()
+
+        return reply.whole(await unless_client_leaves(request, answers()))
+
+    @router.post("/embeddings")
+    async def embeddings(body: EmbeddingRequest) -> EmbeddingResponse:
+        """Vectors by the encoder that the index is built with."""
+        encoder = live.answerer.encoder
+        if encoder is None:
+            raise IndexMissing("no route retrieves, so no encoder is loaded")
+        return await run_in_threadpool(_embedded, encoder, body)
 
     @router.get("/models")
     async def models() -> ModelList:
         """Every route."""
-        return ModelList(data=[_model(route) for route in live.answerer.routes.values()])
+        routes = live.answerer.routes.values()
+        return ModelList(data=await run_in_threadpool(lambda: [_model(live, route) for route in routes]))
 
     @router.get("/models/{name}")
     async def model(name: str) -> Model:
         """One route."""
-        return _model(live.answerer.route(name))
+        return await run_in_threadpool(_model, live, live.answerer.route(name))
 
     return router
 
 
-def _sampling(body: ChatRequest, route: Route, max_new_tokens: int) -> Sampling:
-    asked = body.max_completion_tokens or body.max_tokens
-    if asked is not None and asked > max_new_tokens:
-        param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
-        raise UnsupportedParameter(
-            param, f"{asked} tokens are more than the {max_new_tokens} this service allows"
+def _within(param: str, asked: int | None, most: int) -> int | None:
+    if asked is not None and asked > most:
+        raise UnsupportedParameter(param, f"{asked} tokens are more than the {most} this service allows")
+    return asked
+
+
+def _embedded(encoder: Encoder, body: EmbeddingRequest) -> EmbeddingResponse:
+    name = encoder.id.partition(":")[0]
+    if body.model not in (name, encoder.id):
+        raise UnknownRoute(f"unknown embedding model {body.model!r}; this service has {name!r}")
+    if body.dimensions not in (None, encoder.dim):
+        raise UnsupportedParameter("dimensions", f"{name} has vectors of {encoder.dim} numbers, no others")
+    texts = body.texts()
+    tokens = [encoder.count_tokens(text) for text in texts]
+    if max(tokens) > encoder.max_tokens:
+        raise PromptTooLong(f"input of {max(tokens)} tokens; {name} reads {encoder.max_tokens}")
+    vectors = encoder.encode(texts)
+    packed = body.encoding_format == "base64"
+    data = [
+        EmbeddingItem(
+            index=i,
+            embedding=base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            if packed
+            else vector.tolist(),
         )
-    return Sampling(
-        max_new_tokens=asked or route.max_new_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=secrets.randbits(62) if body.seed is None else body.seed,
-        stop=body.stop_strings(),
+        for i, vector in enumerate(vectors)
+    ]
+    usage = EmbeddingUsage(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
+    return EmbeddingResponse(model=name, data=data, usage=usage)
+
+
+def _model(live: LiveAnswerer, route: Route) -> Model:
+    base = live.answerer.base
+    try:
+        identity = live.answerer.identity(route)
+    except (AdapterError, IndexMissing):
+        identity = None
+    return Model(
+        id=route.name,
+        root=route.adapter or base.name,
+        parent=base.name if route.adapter else None,
+        max_model_len=base.max_prompt_tokens,
+        retrieve=route.retrieve,
+        k=route.k,
+        adapter=route.adapter,
+        prompt=route.prompt,
+        examples=route.examples,
+        max_new_tokens=route.max_new_tokens,
+        identity=identity,
     )
-
-
-def _chat_response(answer: Answer) -> ChatResponse:
-    return ChatResponse(
-        id=f"chatcmpl-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=answer.route,
-        choices=[
-            Choice(
-                message=ChatAnswer(
-                    content=answer.answer,
-                    annotations=[_annotation(citation, answer.answer) for citation in answer.citations],
-                ),
-                finish_reason=answer.finish_reason,
-            )
-        ],
-        usage=Usage(
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            total_tokens=answer.prompt_tokens + answer.completion_tokens,
-        ),
-        citations=list(answer.citations),
-    )
-
-
-def _annotation(citation: Citation, content: str) -> Annotation:
-    # RFC 5147 names a range of characters in a plain text by such a fragment.
-    url = f"/v1/documents/{quote(citation.document_id)}#char={citation.start},{citation.end}"
-    return Annotation(
-        url_citation=UrlCitation(start_index=0, end_index=len(content), title=citation.title, url=url)
-    )
-
-
-def _model(route: Route) -> Model:
-    return Model(id=route.name, retrieve=route.retrieve, adapter=route.adapter)

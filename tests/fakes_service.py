@@ -7,14 +7,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 from indexer.corpus import Document
+from indexer.database import Making, Meta
 from indexer.retriever import Hit, Index
 from indexer.snapshot import Chunk
 from service.answering import Answerer
 from service.config import RouteConfig, routes_from_config
 from service.generation import GenerationRequest, Generator, Run, never_cancelled
+from tests.fakes import HashEncoder
 from tests.tiny import tiny_base
 from tuner.base_model import BaseModel
 from tuner.decoding import Decoded
@@ -123,6 +126,8 @@ class FakeIndex:
     def __init__(self, documents: Sequence[Document] = DOCUMENTS, generation: int = 7) -> None:
         self.generation = generation
         self.corpus_hash = "fake-corpus"
+        making = Making("fake-encoder", 64, 1)
+        self.snapshot = SimpleNamespace(meta=Meta(generation, making, self.corpus_hash, None, None))
         self._documents = {document.id: document for document in documents}
         self._chunks = list(_sentences(documents))
 
@@ -168,4 +173,5 @@ def make_answerer(
         Registry(root),
         routes_from_config({"rag": RouteConfig(k=3)} if tables is None else tables),
         examples,
+        HashEncoder(),
     )

@@ -145,7 +145,7 @@ def test_full_queue_is_a_503_that_says_when_to_retry(
     answerer: Answerer, generator: ScriptedGenerator
 ) -> None:
     generator.hold()
-    thread = ModelThread(generator, queue_size=1)
+    thread = ModelThread(generator, queue_size=1, batch_tokens=1)
     running = thread.submit([REQUEST])
     assert generator.started.wait(5)
     waiting = thread.submit([REQUEST])
@@ -247,6 +247,7 @@ def test_with_a_key_only_requests_that_carry_it_pass(
         assert client.get("/v1/models", headers={"Authorization": "Bearer sesame"}).status_code == 200
         assert client.post("/v1/answer", json={"question": TOWER, "route": "rag"}).status_code == 401
         assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,13 @@ OPERATIONS = (
     "POST /v1/compare",
     "GET /v1/documents/{document_id}",
     "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/embeddings",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "GET /healthz",
     "GET /readyz",
+    "GET /metrics",
 )
 
 
@@ -37,7 +40,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchem
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENBOOK_API_KEY", "sesame")
         app = create_app(make_answerer(root, generator), thread, ServeConfig())
-    yield schemathesis.openapi.from_asgi("/openapi.json", kept_running(app))
+    yield schemathesis.openapi.from_asgi("/openapi.json", kept_running(app), headers=KEY)
     thread.close()
 
 

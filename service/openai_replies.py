@@ -1,0 +1,187 @@
+"""Answers in OpenAI's words, whole or as the chunks of a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from service.answering import Citation
+from service.live import Told, Underway
+from service.openai_schemas import (
+    Annotation,
+    ChatAnswer,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatDelta,
+    ChatLogprob,
+    ChatLogprobs,
+    ChatResponse,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionResponse,
+    TopLogprob,
+    UrlCitation,
+    Usage,
+)
+from tuner.decoding import Decoded
+
+
+class ChatReply:
+    """One reply to a chat completion request."""
+
+    def __init__(self, model: str, tokenizer: Any, choices: int) -> None:
+        """`choices` is how many answers each prompt gets."""
+        self._model = model
+        self._choices = choices
+        self._tokenizer = tokenizer
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    def whole(self, told: Sequence[Told]) -> ChatResponse:
+        """All choices at once."""
+        return ChatResponse(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[
+                ChatChoice(
+                    index=i,
+                    message=ChatAnswer(content=one.answer.answer, annotations=url_citations(one)),
+                    logprobs=self._logprobs(one.decoded),
+                    finish_reason=one.answer.finish_reason,
+                )
+                for i, one in enumerate(told)
+            ],
+            usage=usage(told, self._choices),
+            citations=list(told[0].answer.citations),
+        )
+
+    async def chunks(self, underway: Underway, with_usage: bool) -> AsyncGenerator[ChatChunk, None]:
+        """The choices as they grow; annotations, citations and log-probabilities come with the end of each."""
+        try:
+            for i in range(len(underway.prepared)):
+                yield self._chunk(ChatChunkChoice(index=i, delta=ChatDelta(role="assistant", content="")))
+            async for i, text in underway.pieces():
+                yield self._chunk(ChatChunkChoice(index=i, delta=ChatDelta(content=text)))
+            told = await underway.told()
+            for i, one in enumerate(told):
+                end = ChatChunkChoice(
+                    index=i,
+                    delta=ChatDelta(annotations=url_citations(one)),
+                    logprobs=self._logprobs(one.decoded),
+                    finish_reason=one.answer.finish_reason,
+                )
+                chunk = self._chunk(end)
+                chunk.citations = list(one.answer.citations)
+                yield chunk
+            if with_usage:
+                yield self._chunk(usage=usage(told, self._choices))
+        finally:
+            underway.cancel()
+
+    def _chunk(self, *choices: ChatChunkChoice, usage: Usage | None = None) -> ChatChunk:
+        return ChatChunk(
+            id=self._id, created=self._created, model=self._model, choices=list(choices), usage=usage
+        )
+
+    def _logprobs(self, decoded: Decoded) -> ChatLogprobs | None:
+        if not decoded.logprobs:
+            return None
+        content = []
+        for place in decoded.logprobs:
+            likeliest = [self._top(token, logprob) for token, logprob in place.likeliest]
+            chosen = self._top(place.token, place.logprob)
+            content.append(ChatLogprob(**chosen.model_dump(), top_logprobs=likeliest))
+        return ChatLogprobs(content=content)
+
+    def _top(self, token: int, logprob: float) -> TopLogprob:
+        text = self._tokenizer.decode([token])
+        return TopLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
+
+
+class CompletionReply:
+    """One reply to a plain completion request."""
+
+    def __init__(self, model: str, tokenizer: Any, choices: int) -> None:
+        """`choices` is how many answers each prompt gets."""
+        self._model = model
+        self._choices = choices
+        self._tokenizer = tokenizer
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    def whole(self, told: Sequence[Told]) -> CompletionResponse:
+        """All choices of all prompts at once."""
+        choices = [
+            CompletionChoice(
+                index=i,
+                text=one.answer.answer,
+                logprobs=self._logprobs(one.decoded),
+                finish_reason=one.answer.finish_reason,
+            )
+            for i, one in enumerate(told)
+        ]
+        return self._response(*choices, usage=usage(told, self._choices))
+
+    async def chunks(self, underway: Underway, with_usage: bool) -> AsyncGenerator[CompletionResponse, None]:
+        """The texts as they grow; log-probabilities come with the end of each."""
+        try:
+            async for i, text in underway.pieces():
+                yield self._response(CompletionChoice(index=i, text=text))
+            told = await underway.told()
+            for i, one in enumerate(told):
+                yield self._response(
+                    CompletionChoice(
+                        index=i,
+                        text="",
+                        logprobs=self._logprobs(one.decoded),
+                        finish_reason=one.answer.finish_reason,
+                    )
+                )
+            if with_usage:
+                yield self._response(usage=usage(told, self._choices))
+        finally:
+            underway.cancel()
+
+    def _response(self, *choices: CompletionChoice, usage: Usage | None = None) -> CompletionResponse:
+        return CompletionResponse(
+            id=self._id, created=self._created, model=self._model, choices=list(choices), usage=usage
+        )
+
+    def _logprobs(self, decoded: Decoded) -> CompletionLogprobs | None:
+        if not decoded.logprobs:
+            return None
+        tokens = [self._tokenizer.decode([place.token]) for place in decoded.logprobs]
+        return CompletionLogprobs(
+            tokens=tokens,
+            token_logprobs=[place.logprob for place in decoded.logprobs],
+            top_logprobs=[
+                {self._tokenizer.decode([token]): logprob for token, logprob in place.likeliest}
+                for place in decoded.logprobs
+            ],
+            text_offset=[sum(map(len, tokens[:i])) for i in range(len(tokens))],
+        )
+
+
+def usage(told: Sequence[Told], choices: int) -> Usage:
+    """Tokens of `told`, with each prompt counted once for all its choices."""
+    read = sum(one.answer.prompt_tokens for one in told) // choices
+    written = sum(one.answer.completion_tokens for one in told)
+    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+
+def url_citations(told: Told) -> list[Annotation]:
+    """The citations of an answer in OpenAI's form."""
+    return [_annotation(citation, told.answer.answer) for citation in told.answer.citations]
+
+
+def _annotation(citation: Citation, content: str) -> Annotation:
+    # RFC 5147 names a range of characters in a plain text by such a fragment.
+    url = f"/v1/documents/{quote(citation.document_id)}#char={citation.start},{citation.end}"
+    return Annotation(
+        url_citation=UrlCitation(start_index=0, end_index=len(content), title=citation.title, url=url)
+    )
