@@ -47,13 +47,18 @@ class ResidentAdapters:
         return tuple(self._held)
 
     def use(self, key: str | None) -> None:
-        """Let the model answer with adapter `key`, or as it is. Raises AdapterError: then it answers as it is."""
-        if key == self._used and key in {None, *self._held}:
+        """Let the model answer with adapter `key`, or as it is.
+
+        Raises AdapterError: for an adapter that is refused nothing has changed then; one that cannot be put in leaves
+        the plain base model, and others are loaded again when they are used.
+        """
+        if key == self._used:
             return
+        saved = self._read(key) if key is not None and key not in self._held else None
         try:
             self._leave()
             if key is not None:
-                self._enter(key)
+                self._enter(key, saved)
         except Exception:
             self.unload_all()
             raise
@@ -75,9 +80,9 @@ class ResidentAdapters:
         elif self._peft is not None:
             _lora_layers(self._peft).disable_adapter_layers()
 
-    def _enter(self, key: str) -> None:
-        if key not in self._held:
-            self._load(key)
+    def _enter(self, key: str, new: Saved | None) -> None:
+        if new is not None:
+            self._load(key, new)
         held = self._held[key] = self._held.pop(key)
         if held is not None:
             self._attached = attach_saved(self._base.model, held.tensors, held.config)
@@ -88,13 +93,15 @@ class ResidentAdapters:
         if len(self._held) > self._max_adapters:
             self._forget(next(iter(self._held)))
 
-    def _load(self, key: str) -> None:
+    def _read(self, key: str) -> Saved:
         adapter = self._registry.resolve(key)
         check_adapter(adapter, self._base.name, self._base.hash)
+        return read_adapter(adapter)
+
+    def _load(self, key: str, saved: Saved) -> None:
         started = time.monotonic()
-        saved = read_adapter(adapter)
         if saved.config.get("peft_type") == "LORA":
-            self._load_lora(key, adapter.path)
+            self._load_lora(key, saved.folder)
             self._held[key] = None
         else:
             self._held[key] = saved
@@ -154,6 +161,7 @@ def attach_saved(model: Any, tensors: Mapping[str, Tensor], config: Mapping[str,
 class Saved:
     """An adapter's files, read."""
 
+    folder: Path
     tensors: dict[str, Tensor]
     config: dict[str, Any]
 
@@ -161,7 +169,7 @@ class Saved:
 def read_adapter(adapter: AdapterVersion) -> Saved:
     """Tensors and configuration as they are on disk."""
     config = json.loads((adapter.path / "adapter_config.json").read_text())
-    return Saved(load_file(adapter.path / "adapter_model.safetensors"), config)
+    return Saved(adapter.path, load_file(adapter.path / "adapter_model.safetensors"), config)
 
 
 _LOADERS: dict[str, Callable[[Any, Mapping[str, Tensor], Mapping[str, Any]], Detachable]] = {
