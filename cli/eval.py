@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -58,6 +59,30 @@ def eval_compare(workspace: Workspace, as_json: bool, a: str, b: str) -> None:
     from eval.commands import eval_compare as print_comparison
 
     print_comparison(workspace, load_settings(workspace).eval, a, b, as_json)
+
+
+@eval_command.command("forgetting")
+@workspace_option
+@json_option
+@click.option(
+    "--adapter", "adapters", multiple=True, help="NAME or NAME@VERSION (default: those of the routes)."
+)
+@click.option(
+    "--general",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A .jsonl file of multiple choice questions instead of the bundled ones; may be repeated.",
+)
+def eval_forgetting(
+    workspace: Workspace, as_json: bool, adapters: Sequence[str], general: Sequence[Path]
+) -> None:
+    """What training made the model forget: general questions, each adapter against the base model alone."""
+    from eval.forgetting_commands import eval_forgetting as measure
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes).values()
+    of_routes = dict.fromkeys(route.adapter for route in routes if route.adapter is not None)
+    measure(workspace, settings.model, settings.eval, adapters or tuple(of_routes), general, as_json)
 
 
 def evaluate_routes(

@@ -21,6 +21,7 @@ from eval.compare import (
     list_evaluations,
 )
 from eval.config import EvalConfig
+from eval.forgetting_commands import known_forgetting
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
 from eval.oracle import gold_chunks, with_gold_passages
@@ -200,7 +201,8 @@ def _evaluate(workspace: Workspace, opened: _Opened, settings: EvalConfig, selec
     folder = _folder(workspace, opened.test, routes, settings, asker.setup)
     answers = [path / "answers.jsonl" for path in earlier]
     oracle = _oracle(opened.local, opened.test) if settings.oracle and opened.local else None
-    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers, oracle)
+    forgotten = known_forgetting(workspace, asker.setup)
+    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers, oracle, forgotten)
 
 
 def _oracle(local: LocalRoutes, test: Sequence[Question]) -> Oracle | None:

@@ -126,6 +126,7 @@ def markdown_report(result: EvaluationResult) -> str:
         attribution,
         *(_oracle_line(name, ceiling) for name, ceiling in result.oracle.items()),
         *(["## Retrieval", retrieval] if result.retrieval else []),
+        *_forgetting_section(result),
         "## Costs",
         _costs_table(result),
         *(f"- {pair.sentence}" for pair in result.costs.break_even),
@@ -139,6 +140,16 @@ def _oracle_line(name: str, ceiling: OracleResult) -> str:
         f"- {name} shown exactly the right passages: {ceiling.metric} {measure_text(ceiling.score)} on {ceiling.n} "
         f"questions; retrieval costs it {measure_text(ceiling.lost)}"
     )
+
+
+def _forgetting_section(result: EvaluationResult) -> list[str]:
+    lines = [
+        f"- {adapter}, {one.source} ({one.n} questions): {measure_text(one.adapter)} right, {one.base.mean:.3f} "
+        f"without it; change {measure_text(one.change)}"
+        for adapter, found in result.forgetting.items()
+        for one in found
+    ]
+    return ["## Forgetting", "\n".join(lines)] if lines else []
 
 
 def _costs_table(result: EvaluationResult) -> str:

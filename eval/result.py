@@ -95,6 +95,19 @@ class OracleResult(_Section):
     lost: Measure
 
 
+class ForgettingResult(_Section):
+    """General multiple choice with an adapter and without: shares of right answers, and the paired change."""
+
+    source: str
+    items: str
+    n: int
+    chance: float
+    base: Measure
+    adapter: Measure
+    change: Measure
+    p: float
+
+
 class RouteCost(_Section):
     """What a route needs per answer (means) and what that costs, in `prices.currency`; None if not known."""
 
@@ -170,6 +183,8 @@ class EvaluationResult(_Section):
     retrieval: dict[str, float]
     attribution: dict[str, RouteAttribution]
     oracle: dict[str, OracleResult]
+    forgetting: dict[str, list[ForgettingResult]]
+    """By adapter, what was measured by `openbook eval forgetting`; empty if it was not run."""
     costs: CostsResult
     verdict: VerdictResult
     provenance: Provenance

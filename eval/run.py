@@ -14,7 +14,7 @@ from eval.asking import BATCH, Asker
 from eval.config import EvalConfig
 from eval.provenance import Setup
 from eval.report import html_report, markdown_report
-from eval.result import EvaluationResult
+from eval.result import EvaluationResult, ForgettingResult
 from eval.scoring import score
 from indexer.corpus import Question
 from indexer.files import hash_text, write_atomically
@@ -57,6 +57,7 @@ def evaluate(
     retrieval: Mapping[str, float] = MappingProxyType({}),
     earlier: Sequence[Path] = (),
     oracle: Oracle | None = None,
+    forgotten: Mapping[str, Sequence[ForgettingResult]] = MappingProxyType({}),
 ) -> Evaluation:
     """Ask every route the same questions; write answers, scores and reports into `folder`.
 
@@ -75,7 +76,8 @@ def evaluate(
 
     Files: `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html`. An answer with the same
     key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. `retrieval` holds scores
-    that belong to no route. `oracle` answers from the gold passages (`oracle.jsonl`). Raises EvalError.
+    that belong to no route. `oracle` answers from the gold passages (`oracle.jsonl`);
+    `forgotten` is what `eval.forgetting` found, by adapter. Raises EvalError.
     """
     if not routes:
         raise EvalError("there are no routes to evaluate; name at least one")
@@ -86,7 +88,7 @@ def evaluate(
     path = folder / "answers.jsonl"
     records = _answered(asker, questions, routes, path, earlier, settings.latency_questions)
     ceilings = {} if oracle is None else _ceilings(oracle, routes, path, earlier)
-    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings)
+    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings, forgotten)
     write_atomically(folder / "report.md", markdown_report(result))
     write_atomically(folder / "report.html", html_report(result, questions, routes, records))
     # Last, because it is what says that the run is complete.

@@ -22,6 +22,7 @@ from eval.result import (
     AbstentionResult,
     ContrastResult,
     EvaluationResult,
+    ForgettingResult,
     Latency,
     Measure,
     OracleResult,
@@ -53,10 +54,11 @@ def score(
     setup: Setup,
     retrieval: Mapping[str, float],
     ceilings: Mapping[str, Mapping[str, Answer]],
+    forgotten: Mapping[str, Sequence[ForgettingResult]],
 ) -> EvaluationResult:
     """Score the answers of every route, given in the order of the questions.
 
-    `ceilings` are the oracle's answers by route and question id.
+    `ceilings` are the oracle's answers by route and question id, `forgotten` what is known of the adapters.
     """
     answers = {name: [record.answer for record in given] for name, given in records.items()}
     scores = {
@@ -90,6 +92,7 @@ def score(
             for name, given in ceilings.items()
             if given
         },
+        forgetting={adapter: list(found) for adapter, found in forgotten.items()},
         costs=costs(usages, quality, settings.prices),
         verdict=VerdictResult(
             recommended=verdict.recommended,

@@ -8,7 +8,7 @@ what they promise is measured by `benchmarks/calibration.py` (docs/decisions/000
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -109,11 +109,10 @@ def mean_interval(
     if error < _TINY:
         return _interval_without_variation(mean, n, count, alpha, bounds)
 
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(
-        np.float64
-    )  # [resamples, G]
     moments = np.stack([sums, sizes, sums**2, sums * sizes, sizes**2], axis=1)
-    total, size, total2, cross, size2 = (drawn @ moments).T
+    equal = np.full(count, 1 / count)
+    drawn = [rng.multinomial(count, equal, size=part) @ moments for part in _parts(resamples, count)]
+    total, size, total2, cross, size2 = np.concatenate(drawn).T
     means = total / size
     squares = np.maximum(total2 - 2 * means * cross + means**2 * size2, 0.0)
     errors = np.sqrt(count / (count - 1) * squares) / size
@@ -145,7 +144,9 @@ def paired_difference(
         return Difference(Estimate(mean, *bounds, standard_error=math.inf, n=n, clusters=count), 1.0)
     error = _standard_error(sums, sizes)
     exact = 2**count <= resamples
-    lows, highs = _subset_means(sums, sizes, _subsets(count, resamples, exact, rng))
+    lows, highs = np.concatenate(
+        [_subset_means(sums, sizes, flipped) for flipped in _subsets(count, resamples, exact, rng)], axis=1
+    )
     as_extreme = int(((lows <= _TINY) & (highs >= -_TINY)).sum())
     # The pattern of the data themselves is among the exact ones, and is added to the drawn ones.
     p = as_extreme / len(lows) if exact else (as_extreme + 1) / (len(lows) + 1)
@@ -224,24 +225,30 @@ def _detection_factor(clusters: int, alpha: float) -> float:
     return float(special.nctdtrinc(clusters - 1, 1 - POWER, critical))
 
 
-def _subsets(count: int, resamples: int, exact: bool, rng: np.random.Generator) -> Floats:
+def _subsets(count: int, resamples: int, exact: bool, rng: np.random.Generator) -> Iterator[Floats]:
     """Which clusters have their sign flipped: all patterns or random ones, [patterns, clusters] of 0 and 1."""
     if exact:
         # A pattern and its mirror image are equally extreme, so that half of them will do.
-        patterns = (np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1
-    else:
-        patterns = rng.integers(0, 2, size=(resamples, count), dtype=np.int8)
-    return patterns.astype(np.float64)
+        yield ((np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1).astype(np.float64)
+        return
+    for part in _parts(resamples, count):
+        yield rng.integers(0, 2, size=(part, count), dtype=np.int8).astype(np.float64)
 
 
-def _subset_means(sums: Floats, sizes: Floats, flipped: Floats) -> tuple[Floats, Floats]:
-    """The smaller and the larger of the means of either group; infinite where a group is empty."""
+def _parts(resamples: int, count: int) -> list[int]:
+    """Sizes of batches of resamples that keep memory bounded, however many clusters there are."""
+    size = max(1, 4_000_000 // count)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _subset_means(sums: Floats, sizes: Floats, flipped: Floats) -> Floats:
+    """[2, patterns]: smaller and larger of the means of either group; infinite where a group is empty."""
     sum_flipped, size_flipped = flipped @ sums, flipped @ sizes
     sum_kept, size_kept = sums.sum() - sum_flipped, sizes.sum() - size_flipped
     lone = (size_flipped < 0.5) | (size_kept < 0.5)  # sizes are counts
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.stack([sum_flipped / size_flipped, sum_kept / size_kept])
-    return np.where(lone, -np.inf, means.min(axis=0)), np.where(lone, np.inf, means.max(axis=0))
+    return np.stack([np.where(lone, -np.inf, means.min(axis=0)), np.where(lone, np.inf, means.max(axis=0))])
 
 
 def _cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
