@@ -9,6 +9,7 @@ import click
 
 from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.encoding import load_encoder
+from indexer.parsing import Parser
 from indexer.retriever import Index
 from indexer.sync import sync
 from indexer.verify import verify
@@ -19,7 +20,8 @@ _EXCERPT_CHARACTERS = 200
 def index_sync(workspace: Workspace, settings: IndexConfig, model: ModelConfig, as_json: bool) -> None:
     """Make the index equal the configured documents and say what that took."""
     documents = workspace.resolve(settings.documents)
-    report = sync(workspace, documents, load_encoder(model.encoder), settings.chunk_tokens)
+    with Parser(settings.max_file_mb) as parser:
+        report = sync(workspace, documents, load_encoder(model.encoder), settings.chunk_tokens, parser)
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return

@@ -30,6 +30,8 @@ class IndexConfig(BaseModel):
 
     documents: Path = Path("documents")
     """A folder, or a `.jsonl` file with `id`, `title` and `text`; relative to openbook.toml."""
+    max_file_mb: int = Field(default=64, ge=1, le=256)
+    """Larger files are skipped and reported."""
     chunk_tokens: int = Field(default=160, ge=32, le=2048)
     """Most encoder tokens in a chunk."""
 

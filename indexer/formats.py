@@ -1,71 +1,62 @@
-"""Files of every supported format to plain text with `#` headings and `| a | b |` table rows."""
+"""Bytes of every supported format to plain text with `#` headings and `| a | b |` table rows.
+
+What is not plain text is for `indexer.parsing` to call, in a process with limits.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Any
 
 from indexer.corpus import CorpusError
 
-FORMATS_VERSION = 1
+FORMATS_VERSION = 2
 """Raised when the same bytes would now give another text, so that a sync parses unchanged files again."""
+
+MAX_TEXT_CHARACTERS = 16_000_000
+"""Several thousand pages; more is a bomb or belongs into several documents."""
+
+_MAX_TITLE_CHARACTERS = 200
 
 Parsed = tuple[str | None, str]
 """The title a file declares for itself, if any, and its text."""
 
 
-def read_file(path: Path) -> tuple[str, str]:
-    """Title and text of a file whose suffix is in `SUFFIXES`.
+def parse(name: str, data: bytes) -> tuple[str, str]:
+    """Title and text of the file `name`, whose suffix is in `SUFFIXES`. Raises CorpusError without the name.
 
     The title is the one the file declares, else its first level-1 heading, else its name made readable.
     """
     try:
-        declared, text = _PARSERS[path.suffix.lower()](path.read_bytes())
+        declared, text = _PARSERS[suffix_of(name)](data)
+    except (CorpusError, ImportError, MemoryError):
+        raise  # ImportError: the installation is broken, not the file
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except ImportError:
-        raise  # the installation is broken, not the file
+        raise CorpusError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except Exception as error:  # parsers raise anything on damaged input
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CorpusError(f"cannot be read ({what}); repair or remove it") from error
+    if len(text) > MAX_TEXT_CHARACTERS:
         raise CorpusError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}); repair or remove it"
-        ) from error
+            f"holds {len(text):,} characters of text, more than {MAX_TEXT_CHARACTERS:,}; split it"
+        )
     text = _clean(text)
     if not text.strip():
-        raise CorpusError(f"{path}: holds no text (a scan or an empty file?); add its text or remove it")
-    title = " ".join(_clean(declared or "").split()) or _first_heading(text) or _readable_name(path)
-    return title, text
+        raise CorpusError("holds no text (a scan or an empty file?); add its text or remove it")
+    title = " ".join(_clean(declared or "").split()) or _first_heading(text) or _readable_name(name)
+    return title[:_MAX_TITLE_CHARACTERS], text
+
+
+def suffix_of(name: str) -> str:
+    """The ending that decides the format, lower case with the dot; empty if there is none."""
+    return PurePosixPath(name).suffix.lower()
 
 
 def _parse_text(data: bytes) -> Parsed:
     return None, data.decode("utf-8-sig")
-
-
-def _parse_rst(data: bytes) -> Parsed:
-    """Underlined (and overlined) titles become `#` headings, with levels in order of first appearance."""
-    lines = data.decode("utf-8-sig").splitlines()
-    levels: dict[str, int] = {}
-    result: list[str] = []
-    for line in lines:
-        title = result[-1].strip() if result else ""
-        if title and not title.startswith("#") and _is_adornment(line) and len(line.rstrip()) >= len(title):
-            if _is_adornment(title):
-                result.append(line)
-                continue
-            overlined = len(result) > 1 and result[-2] == line
-            level = levels.setdefault(line[0] * (2 if overlined else 1), len(levels) + 1)
-            del result[-2 if overlined else -1 :]
-            result.append(f"{'#' * min(level, 6)} {title}")
-        else:
-            result.append(line)
-    return None, "\n".join(result)
-
-
-def _is_adornment(line: str) -> bool:
-    return re.fullmatch(r"([=\-~^\"'`#*+.:_])\1{2,}\s*", line) is not None
 
 
 def _parse_html(data: bytes) -> Parsed:
@@ -82,14 +73,33 @@ def _parse_html(data: bytes) -> Parsed:
         favor_recall=True,
     )
     if not text:
-        return None, trafilatura.html2txt(data)
+        return None, trafilatura.html2txt(data) or _all_text(data)
     lines = (line.rstrip() for line in _MARKDOWN_ESCAPE.sub(r"\1", text).splitlines())
     text = "\n".join(lines)
     # The first heading names the page better than <title>, which tends to carry the name of the site.
     return _first_heading(text) or trafilatura.extract_metadata(data).title, text
 
 
+def _all_text(data: bytes) -> str:
+    """What a piece of HTML without `<html>` says."""
+    import lxml.etree
+    import lxml.html
+
+    try:
+        tree = lxml.html.document_fromstring(data)
+    except lxml.etree.ParserError:  # empty
+        return ""
+    lxml.etree.strip_elements(tree, "script", "style", with_tail=False)
+    return "\n".join(line for text in tree.itertext() if (line := " ".join(text.split())))
+
+
 _MARKDOWN_ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+.!|<>~-])")
+
+
+def _parse_rst(data: bytes) -> Parsed:
+    from indexer.rst import parse_rst
+
+    return parse_rst(data)
 
 
 def _parse_pdf(data: bytes) -> Parsed:
@@ -99,59 +109,66 @@ def _parse_pdf(data: bytes) -> Parsed:
 
 
 def _parse_docx(data: bytes) -> Parsed:
-    import docx
+    from indexer.office import parse_docx
 
-    document = docx.Document(io.BytesIO(data))
-    return document.core_properties.title or None, "\n".join(_docx_blocks(document))
-
-
-def _docx_blocks(document: Any) -> Iterator[str]:
-    """Markdown of a python-docx document's paragraphs and tables, each followed by a blank line."""
-    for block in document.iter_inner_content():
-        if hasattr(block, "rows"):
-            for row in block.rows:
-                yield "| " + " | ".join(" ".join(cell.text.split()) for cell in row.cells) + " |"
-        elif text := block.text.strip():
-            yield _docx_prefix(block.style.name if block.style else "") + text
-        yield ""
+    return parse_docx(data)
 
 
-def _docx_prefix(style: str) -> str:
-    if style == "Title":
-        return "# "
-    if heading := re.fullmatch(r"Heading (\d)", style):
-        return "#" * min(int(heading[1]), 6) + " "
-    return "- " if style.startswith("List") else ""
+def _parse_pptx(data: bytes) -> Parsed:
+    from indexer.office import parse_pptx
 
+    return parse_pptx(data)
+
+
+def _parse_csv(data: bytes) -> Parsed:
+    from indexer.tables import parse_csv
+
+    return parse_csv(data)
+
+
+PLAIN_SUFFIXES = frozenset({".md", ".markdown", ".txt"})
+"""Formats that are only decoded: nothing in them can hurt the process that reads them."""
 
 _PARSERS: Mapping[str, Callable[[bytes], Parsed]] = MappingProxyType(
     {
-        ".md": _parse_text,
-        ".markdown": _parse_text,
-        ".txt": _parse_text,
+        **dict.fromkeys(PLAIN_SUFFIXES, _parse_text),
         ".rst": _parse_rst,
         ".html": _parse_html,
         ".htm": _parse_html,
         ".pdf": _parse_pdf,
         ".docx": _parse_docx,
+        ".pptx": _parse_pptx,
+        ".csv": _parse_csv,
+        ".tsv": _parse_csv,
     }
 )
 
 SUFFIXES = frozenset(_PARSERS)
-"""The file name endings openbook reads, lower case with the dot."""
+"""The file name endings of one document; `.jsonl` files hold many and are for `indexer.readers`."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
 
 def _clean(text: str) -> str:
-    """One kind of line end, and none of the characters that SQLite or UTF-8 cannot hold."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """One kind of line end, no control characters (a terminal may obey them), nothing that UTF-8 cannot hold."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
+    return _CONTROL.sub("", text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _first_heading(text: str) -> str | None:
-    match = re.search(r"^#[ \t]+(.+?)[ \t]*#*[ \t]*$", text, re.MULTILINE)
-    return match[1] if match else None
+    # No regular expression, which would backtrack: this also runs outside the guarded process.
+    fenced = False
+    for line in io.StringIO(text):
+        if line.startswith(("```", "~~~")):
+            fenced = not fenced
+        elif not fenced and line.startswith(("# ", "#\t")):
+            bare = line[1:].strip()
+            if title := bare.rstrip("#").rstrip() or bare:
+                return title
+    return None
 
 
-def _readable_name(path: Path) -> str:
-    words = re.sub(r"[-_\s]+", " ", path.stem).strip() or path.stem
+def _readable_name(name: str) -> str:
+    stem = PurePosixPath(name).stem
+    words = re.sub(r"[-_\s]+", " ", stem).strip() or stem
     return words[:1].upper() + words[1:]

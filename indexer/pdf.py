@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import ctypes
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median_low
-from typing import Any
 
-import pypdf
+import pypdfium2
+from pypdfium2 import raw
+
+from indexer.corpus import CorpusError
 
 _HEADING_SIZE = 1.15
 """How much larger than the body a line must be set to count as a heading."""
@@ -22,6 +26,9 @@ _PARAGRAPH_GAP = 1.25
 _LONGEST_HEADING = 200
 _BULLET = re.compile(r"[-*\u2022\u2013\u25aa\x7f\uf0b7]\s+")
 _NUMBER = re.compile(r"\d+[.)]\s")
+_HYPHEN = "\ufffe"
+"""What PDFium gives for a hyphen at the end of a line and the line end."""
+_LINE = re.compile(rf"([^\r\n{_HYPHEN}]*)(\r?\n|{_HYPHEN}|\Z)")
 _NO_TITLE = {"untitled", "(anonymous)", ""}
 
 
@@ -35,35 +42,41 @@ class _Line:
 
 def parse_pdf(data: bytes) -> tuple[str | None, str]:
     """The title in the PDF's own metadata, if any, and its text with `#` headings."""
-    reader = pypdf.PdfReader(io.BytesIO(data))
-    title = str((reader.metadata and reader.metadata.title) or "")
-    lines = [line for number, page in enumerate(reader.pages) for line in _lines(page, number)]
+    with closing(_open(data)) as document:
+        title = document.get_metadata_value("Title")
+        lines = [line for number in range(len(document)) for line in _lines(document, number)]
     return None if title.strip().lower() in _NO_TITLE else title, _paragraphs(lines)
 
 
-def _lines(page: pypdf.PageObject, number: int) -> list[_Line]:
-    lines: list[_Line] = []
-    text, y, size = "", 0.0, 0.0
+def _open(data: bytes) -> pypdfium2.PdfDocument:
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        # PDFium does not clear its error code, so that it may speak of an earlier file.
+        if error.err_code == raw.FPDF_ERR_PASSWORD and b"/Encrypt" in data:
+            raise CorpusError("encrypted; save it without a password") from error
+        raise CorpusError("no PDF, damaged or without pages; repair or remove it") from error
 
-    def visit(part: str, place: list[float], matrix: list[float], _font: Any, font_size: float) -> None:
-        nonlocal text, y, size
-        for piece in part.splitlines(keepends=True):
-            if piece.strip() and not text.strip():
-                y = matrix[4] * place[1] + matrix[5] * place[3] + place[5]
-                size = abs(font_size * matrix[3] * place[3])
-            text += piece
-            if piece.endswith("\n"):
-                end_line()
 
-    def end_line() -> None:
-        nonlocal text
-        if visible := " ".join(text.split()):
-            lines.append(_Line(visible, number, y, round(size, 1)))
-        text = ""
+def _lines(document: pypdfium2.PdfDocument, number: int) -> Iterator[_Line]:
+    with closing(document[number]) as page, closing(page.get_textpage()) as text_page:
+        position = 0  # in UTF-16 units, as PDFium counts
+        for line, end in _LINE.findall(text_page.get_text_range()):
+            if visible := " ".join(line.split()):
+                y, size = _place(text_page, position + len(line) - len(line.lstrip()))
+                yield _Line(visible + ("-" if end == _HYPHEN else ""), number, y, size)
+            position += len((line + end).encode("utf-16-le")) // 2
 
-    page.extract_text(visitor_text=visit)
-    end_line()
-    return lines
+
+def _place(text_page: pypdfium2.PdfTextPage, position: int) -> tuple[float, float]:
+    """Height of the base line of the character at `position`, and the size that it is set in."""
+    index = raw.FPDFText_GetCharIndexFromTextIndex(text_page, position)
+    x, y = ctypes.c_double(), ctypes.c_double()
+    matrix = raw.FS_MATRIX()
+    raw.FPDFText_GetCharOrigin(text_page, index, x, y)
+    raw.FPDFText_GetMatrix(text_page, index, matrix)
+    scale = math.hypot(matrix.b, matrix.d)
+    return y.value, round(raw.FPDFText_GetFontSize(text_page, index) * scale, 1)
 
 
 def _paragraphs(lines: Sequence[_Line]) -> str:
@@ -77,18 +90,19 @@ def _paragraphs(lines: Sequence[_Line]) -> str:
     below = [(above, line) for above, line in pairwise(lines) if above.size == line.size and above.y > line.y]
     usual_gap = median_low([_gap(above, line) for above, line in below] or [0.0])
 
-    paragraphs: list[tuple[str, float]] = []
+    paragraphs: list[tuple[list[str], float]] = []
     for above, line in zip([None, *lines], lines, strict=False):
         text = _BULLET.sub("- ", line.text, count=1) if _BULLET.match(line.text) else line.text
         if above is not None and _continues(above, line, usual_gap):
-            paragraphs[-1] = (_join(paragraphs[-1][0], text), line.size)
+            paragraphs[-1][0].append(text)
         else:
-            paragraphs.append((text, line.size))
+            paragraphs.append(([text], line.size))
+    joined = ((_join(parts), size) for parts, size in paragraphs)
     return "\n\n".join(
         f"{'#' * min(heading_sizes.index(size) + 1, 6)} {text}"
         if size in heading_sizes and len(text) <= _LONGEST_HEADING
         else text
-        for text, size in paragraphs
+        for text, size in joined
     )
 
 
@@ -106,8 +120,10 @@ def _gap(above: _Line, line: _Line) -> float:
     return (above.y - line.y) / (line.size or 1.0)
 
 
-def _join(text: str, line: str) -> str:
-    """Put a wrapped line back, also where a word was hyphenated."""
-    if re.search(r"[a-z]-$", text) and line[:1].islower():
-        return text[:-1] + line
-    return f"{text} {line}"
+def _join(lines: Sequence[str]) -> str:
+    """Wrapped lines as one, also where a word was hyphenated."""
+    parts = []
+    for line, below in pairwise([*lines, ""]):
+        hyphenated = re.fullmatch(r"[a-z]-", line[-2:]) and below[:1].islower()
+        parts.append(line[:-1] if hyphenated else f"{line} ")
+    return "".join(parts).rstrip()

@@ -3,96 +3,186 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from indexer.config import IndexConfig
 from indexer.corpus import CorpusError, Document, Evidence, Question, Split
 from indexer.files import hash_text
-from indexer.formats import FORMATS_VERSION, SUFFIXES, read_file
+from indexer.folder import hash_file, list_files, open_regular, read_file
+from indexer.formats import FORMATS_VERSION, SUFFIXES, suffix_of
+from indexer.lines import MAX_LINE_BYTES, Line, Text, parse_line, read_lines
+from indexer.names import check_id, shown
+from indexer.parsing import Parser
 from indexer.splits import assign_splits
 
 logger = logging.getLogger("openbook.indexer")
 
-Line = TypeVar("Line", bound=BaseModel)
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A document not parsed yet; an equal `hash` means that `load` would give the same document again."""
+    """A document not parsed yet; an equal `hash` means that `load` would give the same document again.
+
+    `load` raises CorpusError if it cannot be read. `hash` is then empty, if that is known already.
+    """
 
     id: str
     hash: str
     load: Callable[[], Document]
 
 
-def read_documents(path: Path) -> list[Document]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is to index. `unseen` are beginnings of ids whose documents may exist without being listed."""
+
+    sources: tuple[Source, ...]
+    unseen: tuple[str, ...]
+
+    def is_gone(self, document_id: str) -> bool:
+        """Whether a document that is not in `sources` is gone for certain."""
+        return not document_id.startswith(self.unseen)
+
+
+def read_documents(path: Path, parser: Parser | None = None) -> list[Document]:
     """Every document of a folder or `.jsonl` file, ordered by id; the first that cannot be read raises."""
-    return [source.load() for source in list_sources(path)]
+    with parser or Parser(IndexConfig().max_file_mb) as parser:
+        documents = []
+        for source in list_sources(path, parser).sources:
+            try:
+                documents.append(source.load())
+            except CorpusError as error:
+                raise CorpusError(f"{source.id}: {error} (in {path})") from error
+        return documents
 
 
-def list_sources(path: Path) -> list[Source]:
-    """The documents at `path`, by id: supported, visible files of a folder, or lines of a `.jsonl`."""
+def list_sources(path: Path, parser: Parser) -> Listing:
+    """The documents at `path`, by id: supported, visible files of a folder, or lines of `.jsonl` files.
+
+    What cannot be used is listed too, under a name that can be shown, with a `load` that says why.
+    """
     if not path.exists():
         raise CorpusError(
             f"{path}: no such folder or file; set [index] documents to where your documents are"
         )
     if path.is_dir():
-        sources = _folder_sources(path)
-        expected = f"files ending in {' '.join(sorted(SUFFIXES))}"
-    elif path.suffix == ".jsonl":
-        sources = _jsonl_sources(path)
+        found = _folder_sources(path, parser)
+        expected = f"files ending in {' '.join(sorted(SUFFIXES | {_JSONL}))}"
+    elif path.suffix == _JSONL:
+        found = _jsonl_sources(path.resolve(), path.name)
         expected = 'lines like {"id": "...", "title": "...", "text": "..."}'
     else:
         raise CorpusError(f"{path}: neither a folder nor a .jsonl file")
+    sources, unseen = [], []
+    for item in found:
+        if isinstance(item, _Unseen):
+            unseen.append(item.prefix)
+        else:
+            sources.append(item)
     if not sources:
         raise CorpusError(f"{path}: holds no documents; expected {expected}")
-    return sorted(sources, key=lambda source: source.id)
+    return Listing(tuple(sorted(sources, key=lambda source: source.id)), tuple(unseen))
 
 
-def _folder_sources(folder: Path) -> list[Source]:
-    sources = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        document_id = os.fsencode(relative.as_posix()).decode("utf-8", "replace")
-        digest = hashlib.sha256(f"{FORMATS_VERSION}:".encode() + path.read_bytes()).hexdigest()
-        sources.append(Source(document_id, digest, partial(_load_file, document_id, path)))
-    return sources
+_JSONL = ".jsonl"
 
 
-def _load_file(document_id: str, path: Path) -> Document:
-    title, text = read_file(path)
-    return Document(document_id, title, text)
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    prefix: str
 
 
-def _jsonl_sources(path: Path) -> list[Source]:
-    sources = []
+def _folder_sources(folder: Path, parser: Parser) -> Iterator[Source | _Unseen]:
+    try:
+        for entry in list_files(folder, SUFFIXES | {_JSONL}):
+            if entry.problem:
+                yield _refusal(entry.name, entry.problem)
+                if entry.name.endswith("/"):
+                    yield _Unseen(entry.name)
+            elif suffix_of(entry.name) != _JSONL:
+                yield _file_source(entry.name, entry.path, parser)
+            else:
+                yield from _jsonl_sources(entry.path, entry.name, prefix=f"{entry.name}#")
+    except OSError as error:
+        raise CorpusError(f"{folder}: cannot be listed ({error.strerror}); see its permissions") from error
+
+
+def _file_source(name: str, path: Path, parser: Parser) -> Source:
+    try:
+        check_id(name)
+        digest = hash_file(path, _SALT, parser.max_bytes)
+    except CorpusError as error:
+        return _refusal(name, str(error))
+    return Source(name, digest, partial(_load_file, name, path, digest, parser))
+
+
+_SALT = f"{FORMATS_VERSION}:".encode()
+
+
+def _load_file(name: str, path: Path, digest: str, parser: Parser) -> Document:
+    data = read_file(path, parser.max_bytes)
+    if hashlib.sha256(_SALT + data).hexdigest() != digest:
+        raise CorpusError("changed while it was being read; run again")
+    return parser.document(name, data)
+
+
+def _refusal(name: str, reason: str) -> Source:
+    return Source(shown(name), "", partial(_refuse, reason))
+
+
+def _refuse(reason: str) -> Document:
+    raise CorpusError(reason)
+
+
+def _jsonl_sources(path: Path, name: str, prefix: str = "") -> Iterator[Source | _Unseen]:
+    """The documents of a `.jsonl` file, their ids behind `prefix`.
+
+    A line that cannot be used is refused. Which document it was is unknown, so none of the file counts as gone.
+    """
     first_line: dict[str, int] = {}
-    for number, line in _read_lines(path, _DocumentLine):
-        if line.id in first_line:
-            raise CorpusError(
-                f"{path}, line {number}: id {line.id!r} is already in line {first_line[line.id]}; rename one"
-            )
-        first_line[line.id] = number
-        document = Document(line.id, line.title or line.id, line.text)
-        digest = hash_text(document.title, document.text)
-        sources.append(Source(document.id, digest, partial(_itself, document)))
-    return sources
+    try:
+        check_id(name)
+        for line in read_lines(path):
+            where = f"{name}, line {line.number}"
+            try:
+                document = _document(line, prefix)
+                _require_new(document.id, first_line)
+            except CorpusError as error:
+                yield _refusal(where, str(error))
+                yield _Unseen(prefix)
+                continue
+            first_line[document.id] = line.number
+            digest = hash_text(document.title, document.text)
+            yield Source(document.id, digest, partial(_load_line, path, line.offset, prefix, digest))
+    except CorpusError as error:
+        yield _refusal(name, str(error))
+        yield _Unseen(prefix)
 
 
-def _itself(document: Document) -> Document:
+def _require_new(document_id: str, first_line: Mapping[str, int]) -> None:
+    if document_id in first_line:
+        raise CorpusError(f"id {document_id!r} is already in line {first_line[document_id]}; rename one")
+
+
+def _load_line(path: Path, offset: int, prefix: str, digest: str) -> Document:
+    """The document again, so that a corpus larger than memory can be listed."""
+    with open_regular(path) as file:
+        file.seek(offset)
+        document = _document(Line(0, offset, file.readline(MAX_LINE_BYTES)), prefix)
+    if hash_text(document.title, document.text) != digest:
+        raise CorpusError("its line changed while it was being read; run again")
     return document
+
+
+def _document(line: Line, prefix: str) -> Document:
+    parsed = parse_line(line, _DocumentLine)
+    check_id(parsed.id)
+    return Document(prefix + parsed.id, parsed.title or parsed.id, parsed.text)
 
 
 def read_questions(path: Path, documents: Mapping[str, Document] | None = None) -> list[Question]:
@@ -103,7 +193,12 @@ def read_questions(path: Path, documents: Mapping[str, Document] | None = None) 
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; set [eval] questions to a .jsonl file of questions")
-    lines = list(_read_lines(path, _QuestionLine))
+    lines = []
+    for raw in read_lines(path):
+        try:
+            lines.append((raw.number, parse_line(raw, _QuestionLine)))
+        except CorpusError as error:
+            raise CorpusError(f"{path}, line {raw.number}: {error}") from error
     if not lines:
         raise CorpusError(
             f'{path}: holds no questions; expected lines like {{"question": "...", "answers": ["..."]}}'
@@ -173,15 +268,6 @@ def _section(section_id: str, documents: Mapping[str, Document], where: str) -> 
     return Evidence(document_id, start, start + len(paragraphs[index].group().rstrip()))
 
 
-def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("holds a NUL character; remove it")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-
-
 class _DocumentLine(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
@@ -206,25 +292,3 @@ class _QuestionLine(BaseModel):
     split: Split | None = None
     evidence: list[_EvidenceLine] = []
     section_ids: list[Text] = []
-
-
-def _read_lines(path: Path, model: type[Line]) -> Iterator[tuple[int, Line]]:
-    """Number and content of each line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield number, _parse_line(raw, model, f"{path}, line {number}")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-
-
-def _parse_line(raw: str, model: type[Line], where: str) -> Line:
-    try:
-        return model.model_validate(json.loads(raw))
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not JSON ({error.msg}); each line must be one JSON object") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise CorpusError(f"{where}: {place}: {first['msg']}") from error

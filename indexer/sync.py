@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.chunking import CHUNKING_VERSION, chunk, embedding_text
-from indexer.config import Workspace
+from indexer.config import IndexConfig, Workspace
 from indexer.corpus import CorpusError, Document
 from indexer.database import Making
 from indexer.encoding import Encoder, EncoderError
 from indexer.files import hash_text
+from indexer.parsing import Parser
 from indexer.progress import progress
 from indexer.readers import Source, list_sources
 from indexer.snapshot import Snapshot
@@ -49,7 +50,13 @@ class SyncReport:
     seconds: float
 
 
-def sync(workspace: Workspace, documents_path: Path, encoder: Encoder, chunk_tokens: int) -> SyncReport:
+def sync(
+    workspace: Workspace,
+    documents_path: Path,
+    encoder: Encoder,
+    chunk_tokens: int,
+    parser: Parser | None = None,
+) -> SyncReport:
     """Bring the index to what `documents_path` holds, as one new generation, or none if nothing changed.
 
     Killed at any moment, the index is the one before or the one after; vectors made so far are kept for the
@@ -61,7 +68,8 @@ def sync(workspace: Workspace, documents_path: Path, encoder: Encoder, chunk_tok
             f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
             " lower [index] chunk_tokens"
         )
-    sources = list_sources(documents_path)
+    listing = list_sources(documents_path, parser or Parser(IndexConfig().max_file_mb))
+    sources = listing.sources
     making = Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
     with writer_lock(workspace), closing(Store(workspace.database)) as store:
         before = store.source_hashes()
@@ -70,10 +78,12 @@ def sync(workspace: Workspace, documents_path: Path, encoder: Encoder, chunk_tok
         # 1. Read what is new or changed.
         documents, skipped = _read([source for source in sources if before.get(source.id) != source.hash])
         changed = before.keys() & {read.document.id for read in documents}
-        removed = before.keys() - {source.id for source in sources}
+        unlisted = before.keys() - {source.id for source in sources}
+        removed = {document_id for document_id in unlisted if listing.is_gone(document_id)}
         added = len(documents) - len(changed)
         if len(before) + added == len(removed):
-            raise CorpusError(f"{documents_path}: not one document can be read; the first: {skipped[0][1]}")
+            first = ": ".join(skipped[0])
+            raise CorpusError(f"{documents_path}: not one document can be read; the first: {first}")
 
         # 2. If chunks are made differently now, those of all other documents are stale.
         if meta.making != making:
