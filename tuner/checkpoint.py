@@ -78,6 +78,11 @@ class CheckpointStore:
             aside.rename(self.folder)
             fsync_folder(self.folder.parent)
             shutil.rmtree(old, ignore_errors=True)
+        except SafetensorError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(
+                f"cannot write a checkpoint to {self.folder}: {error}; the last one is kept"
+            ) from error
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise

@@ -20,7 +20,10 @@ def has_plain_head(causal: Any) -> bool:
     Asked of the model itself with two tokens, since every architecture keeps such things elsewhere.
     """
     head = causal.get_output_embeddings()
-    if any(parameter.requires_grad for parameter in head.parameters()):
+    capped = getattr(
+        causal.config.get_text_config(), "final_logit_softcapping", None
+    )  # hardly shows in small logits
+    if capped or any(parameter.requires_grad for parameter in head.parameters()):
         return False
     if causal not in _PLAIN_HEADS:
         with torch.no_grad():

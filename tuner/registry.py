@@ -141,6 +141,9 @@ class Registry:
             aside.chmod(0o755)
             fsync_files(aside)
             version = self._publish(home, aside)
+        except SafetensorError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise OSError(f"cannot write adapter {name!r} to {home}: {error}") from error
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
