@@ -16,9 +16,11 @@ LEANING = frozenset(
 )
 OPENINGS = ("and ", "but ", "or ", "so ", "what about", "how about", "why not")
 EMPTY = frozenset(
-    "a an and are as at be but by can could did do does for from had has have how i if in is may me much "
-    "many no not of on or please so tell than that the to was were what when where which who whom whose "
-    "why will with would yes you your".split()  # noqa: SIM905
+    """
+    a an and are as at be but by can could did do does for from had has have how i if in is may me much
+    many no not of on or please so tell than that the to was were what when where which who whom whose
+    why will with would yes you your
+    """.split()  # noqa: SIM905
 )
 FEWEST_CONTENT_WORDS = 2
 MOST_QUESTIONS = 3

@@ -124,10 +124,16 @@ class Guard:
 
     async def _bounded(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
         """The refusal of a body out of bounds, if so; and a `receive` that gives the whole body at once."""
-        too_large = f"the body is larger than {self._max_body_bytes} bytes (serve.max_body_bytes)"
+        # Whoever still sends is hung up on, or the server would read on only to throw it away.
+        hang_up = {"Connection": "close"}
+        too_large = error_response(
+            413,
+            f"the body is larger than {self._max_body_bytes} bytes (serve.max_body_bytes)",
+            headers=hang_up,
+        )
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > self._max_body_bytes:
-            return error_response(413, too_large), receive
+            return too_large, receive
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -137,11 +143,12 @@ class Guard:
                         return None, _repeating(message)
                     body += message.get("body", b"")
                     if len(body) > self._max_body_bytes:
-                        return error_response(413, too_large), receive
+                        return too_large, receive
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
-            return error_response(408, f"the body did not arrive within {BODY_SECONDS:g} s"), receive
+            late = f"the body did not arrive within {BODY_SECONDS:g} s"
+            return error_response(408, late, headers=hang_up), receive
         if _deeper_than(body, MAX_JSON_DEPTH):
             return error_response(
                 400, f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels", "invalid_value"

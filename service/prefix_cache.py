@@ -9,6 +9,7 @@ from tuner.decoding import Prefix, common_prefix
 
 SHORTEST = 32
 """Shorter starts are read faster than they are fetched."""
+BLOCK = 16
 RECENT_PROMPTS = 64
 """Prompts an adapter that a new one is compared with to find out what they share."""
 
@@ -43,13 +44,16 @@ class PrefixCache:
         return self._entries[best]
 
     def worth_keeping(self, adapter: str | None, prompt: tuple[int, ...], known: int) -> int:
-        """How many leading tokens `prompt` shares with one asked lately; 0 if that is hardly more than `known`."""
+        """How many leading tokens of `prompt` others asked lately have too, if clearly more than `known`; else 0.
+
+        Of several such starts it is the shortest, in whole blocks: two questions that happen to begin alike say
+        nothing about the next one.
+        """
         recent = self._recent.setdefault(adapter, deque(maxlen=RECENT_PROMPTS))
-        shared = max(
-            (common_prefix(prompt, other, min(len(prompt), len(other)) - 1) for other in recent), default=0
-        )
+        shared = (common_prefix(prompt, other, min(len(prompt), len(other)) - 1) for other in recent)
+        enough = [length for length in shared if length >= known + SHORTEST]
         recent.append(prompt)
-        return shared if shared >= known + SHORTEST else 0
+        return min(enough, default=0) // BLOCK * BLOCK
 
     def add(self, adapter: str | None, prefix: Prefix) -> None:
         """Remember `prefix`, unless it alone is larger than the cache."""

@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from service.generation import GenerationRequest, LocalGenerator
+from service.generation import GenerationRequest, LocalGenerator, Run
+from service.prefix_cache import PrefixCache
 from tests.tiny import tiny_adapter, tiny_base
 from tuner.base_model import BaseModel
-from tuner.decoding import Decoded, DecodingCancelled, Sampling, decode
+from tuner.decoding import Decoded, DecodingCancelled, Prefix, Sampling, decode
 from tuner.registry import AdapterError, Registry
 
 QUESTIONS = ("When does the harbour open?", "Who?", "How many steps has the tower, and how high is it?")
@@ -99,6 +101,98 @@ def test_cancelled_generation_stops(base: BaseModel, registry: Registry) -> None
     with pytest.raises(DecodingCancelled):
         generator.generate(requests(base, "mixed@1"), cancelled=lambda: True)
     assert generator.generate(requests(base, None)) == plain_answers()
+
+
+def run_all(generator: LocalGenerator, asked: list[GenerationRequest], at_once: int) -> list[Decoded]:
+    """Admit a few requests at a time, with two steps in between."""
+    runs = [Run(request) for request in asked]
+    for first in range(0, len(runs), at_once):
+        generator.admit(runs[first : first + at_once])
+        generator.step()
+        generator.step()
+    while any(run.decoded is None for run in runs):
+        generator.step()
+    return [run.decoded for run in runs if run.decoded is not None]
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_runs_that_join_one_another_answer_as_alone_whatever_their_adapter(
+    base: BaseModel, registry: Registry, at_once: int
+) -> None:
+    asked = requests(base, None, "mixed@1", "mixed@2")
+    joined = run_all(LocalGenerator(base, registry), asked, at_once)
+    assert joined == LocalGenerator(tiny_base(), registry).generate(asked)
+
+
+def test_text_of_a_run_grows_to_its_answer(base: BaseModel, registry: Registry) -> None:
+    generator = LocalGenerator(base, registry)
+    run = Run(requests(base, "mixed@1")[0])
+    generator.admit([run])
+    shown = [run.text]
+    while run.decoded is None:
+        generator.step()
+        shown.append(run.text)
+    assert len(set(shown)) > 3
+    assert shown[-1] == run.decoded.text
+    assert all(run.decoded.text.startswith(text) for text in shown)
+
+
+def test_shared_start_is_read_once_and_changes_no_answer(base: BaseModel, registry: Registry) -> None:
+    start = "Three solved examples stand before every question, word for word the same. "
+    asked = [
+        GenerationRequest(tuple(base.tokenizer(start + question)["input_ids"]), adapter, SAMPLING)
+        for question in QUESTIONS
+        for adapter in (None, "mixed@1")
+    ]
+    generator = LocalGenerator(base, registry)
+    first = run_all(generator, asked, 1)
+    hits = generator.prefixes.hits
+    assert hits > 0
+    assert run_all(generator, asked, 3) == first == LocalGenerator(tiny_base(), registry).generate(asked)
+    assert generator.prefixes.hits == hits + len(asked)
+
+
+def test_prefix_of_one_adapter_is_never_used_for_another(base: BaseModel, registry: Registry) -> None:
+    prompt = tuple(
+        base.tokenizer("The same long prompt for everybody, and no shorter than it must be.")["input_ids"]
+    )
+    adapters = (None, "mixed@1", "mixed@2", "other@1")
+    asked = [GenerationRequest(prompt, adapter, SAMPLING) for adapter in adapters] * 3
+    answers = run_all(LocalGenerator(base, registry), asked, 1)
+    assert answers == LocalGenerator(tiny_base(), registry).generate(asked)
+    assert len({answer.text for answer in answers}) == 4
+
+
+def test_prefix_cache_stays_within_its_bytes() -> None:
+    def prefix(*tokens: int) -> Prefix:
+        return Prefix(tokens, ((torch.zeros(1, 1, len(tokens), 1), torch.zeros(1, 1, len(tokens), 1)),))
+
+    cache = PrefixCache(max_bytes=64)  # 8 bytes a token
+    cache.add(None, prefix(1, 2, 3))
+    cache.add("a@1", prefix(1, 2, 3, 4))
+    assert cache.find(None, (1, 2, 3, 9)) is not None
+    cache.add(None, prefix(5, 6))
+    assert cache.nbytes == 40
+    assert cache.find("a@1", (1, 2, 3, 4, 5)) is None  # unused for longest
+    assert cache.find(None, (1, 2, 3)) is None  # nothing would be left to read
+    cache.add(None, prefix(*range(9)))
+    assert cache.nbytes == 40
+
+
+def test_adapter_that_fails_to_load_leaves_nothing_behind(
+    base: BaseModel, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = LocalGenerator(base, registry)
+    with monkeypatch.context() as patch:
+        patch.setattr("peft.peft_model.PeftModel.load_adapter", _fail)
+        with pytest.raises(AdapterError, match="mixed@1 cannot be loaded"):
+            generator.generate(requests(base, "mixed@1"))
+    assert not any("lora" in name or "base_layer" in name for name, _ in base.model.named_parameters())
+    assert generator.adapters.loaded == ()
+    assert generator.generate(requests(base, None)) == plain_answers()
+    assert generator.generate(requests(base, "mixed@1")) == LocalGenerator(tiny_base(), registry).generate(
+        requests(base, "mixed@1")
+    )
 
 
 def _fail(*_: object, **__: object) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import tiny_base
 
-from tuner.decoding import DecodingCancelled, Sampling, decode
+from tuner.decoding import DecodingCancelled, Row, RunningBatch, Sampling, decode, finished, text_so_far
 
 BASE = tiny_base()
 
@@ -60,3 +60,94 @@ def test_stop_string_ends_and_is_left_out():
 def test_cancelled_decoding_raises():
     with pytest.raises(DecodingCancelled):
         ask(["abc"], [Sampling(12)], cancelled=lambda: True)
+
+
+def row(prompt, sampling):
+    return Row(BASE.tokenizer(prompt, add_special_tokens=False)["input_ids"], sampling)
+
+
+def test_rows_that_join_and_leave_a_running_batch_say_what_they_say_alone():
+    prompts = ["a", "a much longer prompt than the first, with many more words in it", "medium one", "bb"]
+    sampling = [Sampling(n) for n in (20, 9, 14, 6)]
+    rows = [row(p, s) for p, s in zip(prompts, sampling, strict=True)]
+    batch = RunningBatch(BASE.model, BASE.tokenizer)
+    for newcomer in rows:
+        batch.admit([newcomer])
+        batch.step()
+        batch.step()
+    while batch.rows:
+        batch.step()
+    alone = [ask([p], [s])[0] for p, s in zip(prompts, sampling, strict=True)]
+    assert [finished(r, BASE.tokenizer) for r in rows] == alone
+
+
+def test_cancelled_row_leaves_and_the_others_go_on_unchanged():
+    rows = [row(p, Sampling(12)) for p in ("a", "medium one", "abc")]
+    batch = RunningBatch(BASE.model, BASE.tokenizer)
+    batch.admit(rows)
+    batch.step()
+    rows[1].cancelled = True
+    while batch.rows:
+        batch.step()
+    assert len(rows[1].tokens) == 2
+    assert [finished(rows[i], BASE.tokenizer).text for i in (0, 2)] == [
+        ask([p], [Sampling(12)])[0].text for p in ("a", "abc")
+    ]
+
+
+def test_padding_of_rows_that_have_left_is_cut_off():
+    long, short = row("long " * 40, Sampling(2)), row("a", Sampling(12))
+    batch = RunningBatch(BASE.model, BASE.tokenizer)
+    batch.admit([long])
+    batch.admit([short])
+    while batch.rows:
+        batch.step()
+    assert batch._attention.shape[1] < 60
+    assert finished(short, BASE.tokenizer) == ask(["a"], [Sampling(12)])[0]
+
+
+def test_prompts_that_go_on_after_a_kept_prefix_say_what_they_say_without_it():
+    start = "These words stand before every question. "
+    first, second, third = (row(start + end, Sampling(10)) for end in ("one", "another", "a third, longer"))
+    batch = RunningBatch(BASE.model, BASE.tokenizer)
+    prefix = batch.admit([first], keep=len(start))
+    assert len(prefix.tokens) == len(start)
+    assert prefix.nbytes == sum(k.nbytes * 2 for k, _ in prefix.layers)
+    batch.admit([second, third], prefix)
+    while batch.rows:
+        batch.step()
+    for one, end in ((first, "one"), (second, "another"), (third, "a third, longer")):
+        assert finished(one, BASE.tokenizer) == ask([start + end], [Sampling(10)])[0]
+
+
+def test_text_so_far_is_never_taken_back():
+    for stop in ((), ("xyz",), ("q!", "zz9")):
+        one = row("abc", Sampling(30, temperature=1.0, seed=5, stop=stop))
+        batch = RunningBatch(BASE.model, BASE.tokenizer)
+        batch.admit([one])
+        shown = []
+        while batch.rows:
+            shown.append(text_so_far(one, BASE.tokenizer))
+            batch.step()
+        final = finished(one, BASE.tokenizer).text
+        assert len(shown) > 5
+        assert all(final.startswith(text) for text in shown)
+
+
+def test_start_of_a_stop_string_is_held_back():
+    one = row("abc", Sampling(9, stop=("END.",)))
+    one.tokens = BASE.tokenizer("The EN", add_special_tokens=False)["input_ids"]
+    assert text_so_far(one, BASE.tokenizer) == "The"
+    one.tokens = BASE.tokenizer("The ENx", add_special_tokens=False)["input_ids"]
+    assert text_so_far(one, BASE.tokenizer) == "The ENx"
+
+
+def test_log_probabilities_are_those_of_the_model():
+    decoded = ask(["abc"], [Sampling(4, logprobs=2)])[0]
+    ids = BASE.tokenizer("abc", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    chosen = torch.tensor([[place.token for place in decoded.logprobs]])
+    with torch.inference_mode():
+        logits = BASE.model(torch.cat([ids, chosen], dim=1)).logits[0, ids.shape[1] - 1 : -1]
+    expected = logits.log_softmax(-1).gather(1, chosen[0][:, None])[:, 0]
+    assert torch.allclose(torch.tensor([place.logprob for place in decoded.logprobs]), expected, atol=1e-4)
+    assert [len(place.likeliest) for place in decoded.logprobs] == [2] * 4
