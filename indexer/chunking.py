@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from indexer.corpus import Document
+from indexer.encoding import Passage
 
-CHUNKING_VERSION = 1
-"""Raised when the same document would now be cut differently, so that a sync cuts everything again."""
+CHUNKING_VERSION = 2
+"""Raised when the same document would now be cut or embedded differently, so that a sync cuts everything again."""
 
 CountTokens = Callable[[str], int]
 Fits = Callable[[int, int], bool]
@@ -48,10 +49,25 @@ def chunk(document: Document, count_tokens: CountTokens, max_tokens: int) -> lis
     return spans
 
 
-def embedding_text(document: Document, span: Span) -> str:
+def embedding_text(document: Document, span: Span) -> Passage:
     """What is embedded for a chunk: its text below its title and headings, which often name the subject."""
     context = " > ".join(part for part in (document.title, span.heading) if part)
-    return f"{context}\n{document.text[span.start : span.end]}"
+    shift = len(context) + 1 - span.start
+    sentences = tuple((start + shift, end + shift) for start, end in sentence_spans(document.text, span))
+    return Passage(f"{context}\n{document.text[span.start : span.end]}", sentences)
+
+
+def sentence_spans(text: str, span: Span) -> list[tuple[int, int]]:
+    """Offsets of the sentences, list items and table rows of a chunk; very short ones join the next."""
+    spans = []
+    start = span.start
+    for gap in _SENTENCE_GAP.finditer(text, span.start, span.end):
+        if gap.start() - start >= _LEAST_SENTENCE_CHARACTERS:
+            spans.append((start, gap.start()))
+            start = gap.end()
+    if spans and span.end - start < _LEAST_SENTENCE_CHARACTERS:
+        start = spans.pop()[0]
+    return [*spans, (start, span.end)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,12 @@ _BOUNDARIES = (
     re.compile(r"(\s+)"),
 )
 """Where a paragraph may be cut, best first: between lines, sentences, words. Group 1 is the gap."""
+
+
+_SENTENCE_GAP = re.compile(
+    r"(?<=[.!?…])[\"')\]]*\s+(?![a-z])|(?<=[。！？])\s*|\s*\n\s*(?=[-*+|•]|\d+[.)]\s)|\s*\n\s*\n\s*"  # noqa: RUF001
+)
+_LEAST_SENTENCE_CHARACTERS = 20
 
 
 def _split(text: str, start: int, end: int, fits: Fits) -> Iterator[tuple[int, int]]:

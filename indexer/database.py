@@ -45,6 +45,9 @@ _MIGRATIONS = (
         title, heading, text, tokenize = 'porter unicode61 remove_diacritics 2'
     );
     """,
+    """
+    ALTER TABLE vectors ADD COLUMN count INTEGER NOT NULL DEFAULT 1;  -- of rows in `vector`, [count, dim]
+    """,
 )
 """The script at position n brings a database from schema version n to n + 1."""
 

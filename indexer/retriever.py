@@ -14,21 +14,24 @@ from indexer.encoding import CachedQueries, Encoder
 from indexer.snapshot import Chunk, Snapshot
 from indexer.vectors import VectorIndex, open_vectors
 
-_DENSE_WEIGHT = 0.8
+_DENSE_WEIGHT = 0.75
 """Share of the dense score in the fused one; the rest is BM25's. See docs/decisions/0002-score-fusion.md."""
 
 _TINY = 1e-9
 
 _CANDIDATES = 100
-"""How many chunks each of the two searches contributes at least."""
+"""How many chunks the keyword search contributes at least."""
+
+_VECTORS_PER_CANDIDATE = 4
+"""How many more vectors than chunks the dense search looks up, since a chunk has one for every sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A retrieved chunk.
 
-    `score` is the fused one that hits are ordered by; `dense` (cosine) and `bm25` are None where that search
-    did not have the chunk among its candidates.
+    `score` is the fused one that hits are ordered by; `dense` (cosine of the chunk or of its best sentence) and
+    `bm25` are None where that search did not have the chunk among its candidates.
     """
 
     chunk: Chunk
@@ -56,9 +59,9 @@ class Retriever:
         if not queries:
             return []
         candidates = max(_CANDIDATES, 4 * k)
-        nearest = self._vectors.search(self._queries.encode(queries), candidates)
+        nearest = self._vectors.search(self._queries.encode(queries), _VECTORS_PER_CANDIDATE * candidates)
         return [
-            self._fuse(dict(dense), dict(self.snapshot.keyword_search(query, candidates)), k)
+            self._fuse(dense, dict(self.snapshot.keyword_search(query, candidates)), k)
             for query, dense in zip(queries, nearest, strict=True)
         ]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from indexer.corpus import Document
 from indexer.database import IndexDamaged, open_published, reporting_damage
-from indexer.encoding import Vectors
+from indexer.encoding import Ids, Vectors
 
 _CHUNKS = """
     SELECT c.id, c.document_id, d.title, c.heading, c.start_offset, c.end_offset,
@@ -80,15 +80,16 @@ class Snapshot:
         """Every chunk, in the order of documents and offsets."""
         return [Chunk(*row) for row in self._query(_CHUNKS + "ORDER BY c.document_id, c.start_offset")]
 
-    def chunk_vectors(self) -> tuple[list[int], Vectors]:
-        """Ids of all chunks, ascending, and their vectors, [n, dim] float32."""
+    def chunk_vectors(self) -> tuple[Ids, Vectors]:
+        """The chunk of each vector, [n] ascending, and all vectors, [n, dim]; a chunk may have several."""
         rows = self._query(
-            "SELECT c.id, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key ORDER BY c.id"
+            "SELECT c.id, v.count, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key ORDER BY c.id"
         )
         if not rows:
             raise IndexDamaged(f"{self._path}: no chunk has a vector; delete it and run `openbook index`")
-        matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").astype(np.float32)
-        return [row[0] for row in rows], matrix.reshape(len(rows), -1)
+        ids = np.repeat(np.asarray([row[0] for row in rows], dtype=np.int64), [row[1] for row in rows])
+        matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").astype(np.float32)
+        return ids, matrix.reshape(len(ids), -1)
 
     def keyword_search(self, query: str, k: int) -> list[tuple[int, float]]:
         """Ids and BM25 scores (higher is better) of the `k` chunks that best match any word of `query`.

@@ -67,11 +67,16 @@ class Store:
         sql = "SELECT 1 FROM vectors WHERE key = ?"
         return [key for key in keys if self._connection.execute(sql, (key,)).fetchone() is None]
 
-    def add_vectors(self, keys: Sequence[str], vectors: Vectors) -> None:
-        """Keep vectors for documents that will be published later; what is kept survives an interruption."""
-        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in zip(keys, vectors, strict=True)]
+    def add_vectors(self, keys: Sequence[str], vectors: Sequence[Vectors]) -> None:
+        """Keep the vectors, [rows, dim], of chunks to be published later; what is kept survives an interruption."""
+        rows = [
+            (key, matrix.astype("<f4").tobytes(), len(matrix))
+            for key, matrix in zip(keys, vectors, strict=True)
+        ]
         with transaction(self._connection):
-            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO vectors (key, vector, count) VALUES (?, ?, ?)", rows
+            )
 
     def publish(self, making: Making, written: Iterable[PreparedDocument], removed: Iterable[str]) -> int:
         """Make the next generation visible, all of it or nothing; returns its number."""

@@ -14,7 +14,7 @@ from indexer.chunking import CHUNKING_VERSION, chunk, embedding_text
 from indexer.config import IndexConfig, Workspace
 from indexer.corpus import CorpusError, Document
 from indexer.database import Making
-from indexer.encoding import Encoder, EncoderError
+from indexer.encoding import Encoder, EncoderError, Passage
 from indexer.files import hash_text
 from indexer.parsing import Parser
 from indexer.progress import progress
@@ -93,8 +93,8 @@ def sync(
             ]
 
         # 3. Cut, embed, publish.
-        prepared, texts = _cut(documents, encoder, chunk_tokens)
-        embedded = _embed(texts, store, encoder)
+        prepared, passages = _cut(documents, encoder, chunk_tokens)
+        embedded = _embed(passages, store, encoder)
         generation = store.publish(making, prepared, removed) if prepared or removed else meta.generation
         chunks = store.chunk_count()
 
@@ -156,29 +156,29 @@ def _read(sources: Sequence[Source]) -> tuple[list[_Read], list[tuple[str, str]]
 
 def _cut(
     documents: Sequence[_Read], encoder: Encoder, chunk_tokens: int
-) -> tuple[list[PreparedDocument], dict[str, str]]:
-    """The documents with their chunks, and the text to embed for each vector key."""
+) -> tuple[list[PreparedDocument], dict[str, Passage]]:
+    """The documents with their chunks, and what to embed for each vector key."""
     prepared: list[PreparedDocument] = []
-    texts: dict[str, str] = {}
+    passages: dict[str, Passage] = {}
     for read in documents:
         chunks = []
         for span in chunk(read.document, encoder.count_tokens, chunk_tokens):
-            text = embedding_text(read.document, span)
-            key = hash_text(encoder.id, text)
-            texts[key] = text
+            passage = embedding_text(read.document, span)
+            key = hash_text(encoder.id, passage.text, repr(passage.sentences))
+            passages[key] = passage
             chunks.append((span, key))
         prepared.append(PreparedDocument(read.document, read.source_hash, tuple(chunks)))
-    return prepared, texts
+    return prepared, passages
 
 
-def _embed(texts: Mapping[str, str], store: Store, encoder: Encoder) -> int:
+def _embed(passages: Mapping[str, Passage], store: Store, encoder: Encoder) -> int:
     """Embed and keep what has no vector yet; returns how many texts that were."""
-    missing = store.without_vector(texts)
+    missing = store.without_vector(passages)
     if not missing:
         return 0
     with progress("embedding chunks", len(missing)) as advance:
         for start in range(0, len(missing), _VECTORS_PER_COMMIT):
             keys = missing[start : start + _VECTORS_PER_COMMIT]
-            store.add_vectors(keys, encoder.encode([texts[key] for key in keys]))
+            store.add_vectors(keys, encoder.encode_passages([passages[key] for key in keys]))
             advance(len(keys))
     return len(missing)

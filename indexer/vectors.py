@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -13,7 +12,7 @@ import numpy as np
 
 from indexer.config import Workspace
 from indexer.database import record_vectors_file
-from indexer.encoding import Vectors
+from indexer.encoding import Ids, Vectors
 from indexer.files import write_atomically
 from indexer.snapshot import Snapshot
 
@@ -21,16 +20,16 @@ logger = logging.getLogger("openbook.indexer")
 
 
 class VectorIndex:
-    """Exact inner-product search over chunk vectors; never changed once made, so threads may share it."""
+    """Exact inner-product search over the vectors of chunks; never changed once made, so threads may share it."""
 
     def __init__(self, index: Any) -> None:
-        self._index = index  # IndexIDMap2 over Flat: over IVF its removals corrupt ids
+        self._index = index  # IndexIDMap over Flat: over IVF its removals corrupt ids
 
     @classmethod
-    def build(cls, ids: Sequence[int], vectors: Vectors) -> VectorIndex:
-        """Index `vectors`, [n, dim] L2-normalised, under unique `ids`."""
-        index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
-        index.add_with_ids(vectors, np.asarray(ids, dtype=np.int64))
+    def build(cls, ids: Ids, vectors: Vectors) -> VectorIndex:
+        """Index `vectors`, [n, dim] L2-normalised; `ids`, [n], names the chunk of each, several times if need be."""
+        index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
+        index.add_with_ids(vectors, ids)
         return cls(index)
 
     @classmethod
@@ -42,17 +41,23 @@ class VectorIndex:
         """The index in FAISS's own format."""
         return bytes(faiss.serialize_index(self._index))
 
-    def search(self, queries: Vectors, k: int) -> list[list[tuple[int, float]]]:
-        """For each query the ids and cosines of its `k` nearest chunks, best first."""
+    def search(self, queries: Vectors, k: int) -> list[dict[int, float]]:
+        """For each query the chunks of its `k` nearest vectors, best first, each with its best cosine."""
         scores, ids = self._index.search(queries, min(k, self._index.ntotal))
-        return [
-            list(zip(row.tolist(), near.tolist(), strict=True)) for row, near in zip(ids, scores, strict=True)
-        ]
+        return [_best_by_chunk(*found) for found in zip(ids.tolist(), scores.tolist(), strict=True)]
 
-    def contents(self) -> tuple[list[int], Vectors]:
-        """All ids, ascending, and their vectors."""
-        ids = np.sort(faiss.vector_to_array(self._index.id_map))
-        return ids.tolist(), self._index.reconstruct_batch(ids)
+    def contents(self) -> tuple[Ids, Vectors]:
+        """The chunk of every vector and all vectors, as they were given to `build`."""
+        return faiss.vector_to_array(self._index.id_map), self._index.index.reconstruct_n(
+            0, self._index.ntotal
+        )
+
+
+def _best_by_chunk(ids: list[int], scores: list[float]) -> dict[int, float]:
+    best: dict[int, float] = {}
+    for chunk_id, score in zip(ids, scores, strict=True):  # best first
+        best.setdefault(chunk_id, score)
+    return best
 
 
 def open_vectors(workspace: Workspace, snapshot: Snapshot) -> VectorIndex:

@@ -54,8 +54,9 @@ def _full_text_problems(workspace: Workspace) -> list[str]:
 def _faiss_problems(workspace: Workspace, snapshot: Snapshot) -> list[str]:
     ids, vectors = snapshot.chunk_vectors()
     indexed_ids, indexed_vectors = open_vectors(workspace, snapshot).contents()
-    if indexed_ids != ids:
-        return [f"{len(set(ids) ^ set(indexed_ids))} chunks are in only one of FAISS and SQLite"]
+    if not np.array_equal(indexed_ids, ids):
+        differing = set(ids.tolist()) ^ set(indexed_ids.tolist())
+        return [f"FAISS and SQLite hold different vectors ({len(differing)} chunks are in only one of them)"]
     if not np.array_equal(indexed_vectors, vectors):
         return ["vectors in FAISS differ from those in SQLite"]
     return []

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.encoding import Passage
+
 
 class HashEncoder:
     """Bag of words: every word adds to one of `dim` places, so texts that share words are near each other.
@@ -25,8 +27,15 @@ class HashEncoder:
     def count_tokens(self, text: str) -> int:
         return len(re.findall(r"\w+|[^\w\s]", text))
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.encoded += texts
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        self.encoded += queries
+        return self._vectors(queries)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> list[NDArray[np.float32]]:
+        self.encoded += [passage.text for passage in passages]
+        return [self._vectors([p.text, *(p.text[a:b] for a, b in p.sentences)]) for p in passages]
+
+    def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in zip(vectors, texts, strict=True):
             for word in re.findall(r"\w+", text.casefold()):

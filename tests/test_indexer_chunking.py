@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.chunking import chunk, embedding_text
+from indexer.chunking import Span, chunk, embedding_text, sentence_spans
 from indexer.corpus import Document
 from tests.fakes import HashEncoder
 
@@ -72,7 +73,7 @@ def test_a_word_that_the_tokenizer_counts_as_one_is_still_cut() -> None:
 def test_title_and_headings_are_embedded_with_the_text() -> None:
     document = Document("d", "Guide", "## Care\n\nWipe.")
     (span,) = chunk(document, count_tokens, 32)
-    assert embedding_text(document, span) == "Guide > Care\nWipe."
+    assert embedding_text(document, span).text == "Guide > Care\nWipe."
 
 
 LINES = st.lists(
@@ -107,3 +108,33 @@ def test_chunks_are_ordered_disjoint_trimmed_and_within_the_limit_and_lose_only_
     lost = [line for gap in outside for line in gap.splitlines() if line.strip()]
     assert all(line.startswith("#") for line in lost)
     assert spans or not text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            "One whole sentence here. Another one follows it.",
+            ["One whole sentence here.", "Another one follows it."],
+        ),
+        ("The list has two items:\n- the first of them\n- the second one", None),
+        (
+            "A line that is\nwrapped in the middle stays one.",
+            ["A line that is\nwrapped in the middle stays one."],
+        ),
+        ("Short. Then a longer sentence comes.", ["Short. Then a longer sentence comes."]),
+        ("A longer sentence comes first. Short.", ["A longer sentence comes first. Short."]),
+        ("no end", ["no end"]),
+    ],
+)
+def test_sentences_are_found_within_a_chunk(text: str, sentences: list[str] | None) -> None:
+    expected = sentences or ["The list has two items:", "- the first of them\n- the second one"]
+    assert [text[start:end] for start, end in sentence_spans(text, Span(0, len(text), ""))] == expected
+
+
+@given(st.text(alphabet="ab. \n-1A", max_size=200))
+def test_sentences_cover_every_visible_character_once(text: str) -> None:
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    if start < end:
+        spans = sentence_spans(text, Span(start, end, ""))
+        assert "".join("".join(text[a:b].split()) for a, b in spans) == "".join(text.split())

@@ -11,7 +11,7 @@ import pytest
 from indexer.commands import index_search
 from indexer.config import ModelConfig, Workspace
 from indexer.database import IndexMissing
-from indexer.encoding import CachedQueries
+from indexer.encoding import CachedQueries, Passage
 from indexer.retriever import Index
 from indexer.sync import sync
 from indexer.verify import verify
@@ -88,6 +88,23 @@ def test_any_text_is_a_legal_query(workspace: Workspace, query: str) -> None:
 def test_keyword_search_stems_words(workspace: Workspace) -> None:
     hits = Index.open(workspace, HashEncoder()).retriever().search(["ringing glowed"], k=3)[0]
     assert {hit.chunk.document_id for hit in hits if hit.bm25} == {"bell.md", "lamp.md"}
+
+
+def test_chunk_is_found_by_one_of_its_sentences(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    filler = " ".join(f"Filler number {n} says nothing of use." for n in range(20))
+    (tmp_path / "documents" / "long.md").write_text(
+        f"# Long\n\n{filler} The gasket is amber throughout. {filler}\n"
+    )
+    (tmp_path / "documents" / "short.md").write_text(
+        "# Short\n\nThe gasket of Friday was replaced by another.\n"
+    )
+    encoder = HashEncoder(max_tokens=1000)
+    sync(Workspace(tmp_path), tmp_path / "documents", encoder, 1000)
+    hits = Index.open(Workspace(tmp_path), encoder).retriever().search(["the gasket is amber"], k=2)[0]
+    assert [hit.chunk.document_id for hit in hits] == ["long.md", "short.md"]
+    assert hits[0].dense is not None
+    assert hits[0].dense > 0.8
 
 
 def test_nothing_is_asked_and_nothing_found(workspace: Workspace) -> None:
@@ -224,9 +241,13 @@ def test_bundled_encoder_finds_meaning_and_search_command_prints_it(
     encoder = load_encoder("bundled:all-minilm-l6-v2")
     assert (encoder.dim, encoder.max_tokens) == (384, 254)
     assert encoder.count_tokens("The bell rings.") == 4
-    vectors = encoder.encode(["A bell rings.", "The chime sounds.", "Water is wet."])
+    vectors = encoder.encode_queries(["A bell rings.", "The chime sounds.", "Water is wet."])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    passage = Passage("Clock\nA bell rings. Water is wet.", ((6, 20), (21, 34)))
+    whole, bell, water = encoder.encode_passages([passage])[0]
+    assert bell @ vectors[0] > whole @ vectors[0] > water @ vectors[0]
+    assert encoder.encode_queries([passage.text])[0] == pytest.approx(whole, abs=1e-5)
     sync(workspace, workspace.root / "documents", encoder, 160)
     index_search(workspace, ModelConfig(), "drinking vessel", 1, as_json=False)
     assert capsys.readouterr().out.startswith("[1] Cup (cup.md, ")
