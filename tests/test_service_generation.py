@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from service.generation import GenerationRequest, LocalGenerator, Run
 from service.prefix_cache import PrefixCache
-from tests.tiny import tiny_adapter, tiny_base
+from tests.tiny import tiny_adapter, tiny_base, tiny_manifest
 from tuner.base_model import BaseModel
+from tuner.config import Method, TuneConfig
 from tuner.decoding import Decoded, DecodingCancelled, Prefix, Sampling, decode
+from tuner.methods import attach
 from tuner.registry import AdapterError, Registry
 
 QUESTIONS = ("When does the harbour open?", "Who?", "How many steps has the tower, and how high is it?")
@@ -122,6 +126,35 @@ def test_runs_that_join_one_another_answer_as_alone_whatever_their_adapter(
     asked = requests(base, None, "mixed@1", "mixed@2")
     joined = run_all(LocalGenerator(base, registry), asked, at_once)
     assert joined == LocalGenerator(tiny_base(), registry).generate(asked)
+
+
+@pytest.mark.parametrize("method", [Method.PROMPT_TUNING, Method.PREFIX_TUNING, Method.IA3, Method.DORA])
+def test_every_method_answers_in_joined_batches_as_alone(tmp_path: Path, method: Method) -> None:
+    """Virtual tokens stand before padding and before remembered starts alike."""
+    base = tiny_base()
+    registry = Registry(tmp_path)
+    attached = attach(base.model, TuneConfig(method=method, rank=4, virtual_tokens=5, seed=3))
+    with torch.no_grad():
+        for parameter in attached.parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)) * 0.3)
+    tensors, config = attached.saved()
+    attached.detach()
+
+    def write(folder: Path) -> None:
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    registry.add("odd", write, tiny_manifest(base))
+    start = "Three solved examples stand before every question, word for word the same. "
+    asked = [
+        GenerationRequest(tuple(base.tokenizer(start * repeat + question)["input_ids"]), adapter, SAMPLING)
+        for repeat in (0, 1, 1, 2)
+        for question in QUESTIONS
+        for adapter in ("odd@1", None)
+    ]
+    generator = LocalGenerator(base, registry)
+    assert run_all(generator, asked, 3) == LocalGenerator(tiny_base(), registry).generate(asked)
+    assert generator.prefixes.hits > 0
 
 
 def test_text_of_a_run_grows_to_its_answer(base: BaseModel, registry: Registry) -> None:
