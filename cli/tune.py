@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import json_option, workspace_option
 from indexer.config import Workspace
 from settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from indexer.corpus import Question
+    from indexer.retriever import Retriever
 
 
 @click.command()
@@ -17,16 +22,28 @@ from settings import Settings, load_settings
 @click.option("--force", is_flag=True, help="Train even if the adapter is up to date.")
 @click.option("--dry-run", is_flag=True, help="Check for leakage, show the training rows, and stop.")
 @click.option("--plan", is_flag=True, help="As --dry-run, and try a few steps to estimate time and memory.")
+@click.option("--search", type=click.IntRange(1, 10_000), metavar="N", help="Try N settings on dev instead.")
 @click.option("--no-gates", is_flag=True, help="Promote the adapter without comparing routes on dev.")
-def tune(workspace: Workspace, as_json: bool, force: bool, dry_run: bool, plan: bool, no_gates: bool) -> None:
+def tune(
+    workspace: Workspace,
+    as_json: bool,
+    force: bool,
+    dry_run: bool,
+    plan: bool,
+    search: int | None,
+    no_gates: bool,
+) -> None:
     """Train an adapter on the indexed documents and the train questions.
 
     Interrupted (or killed), the same command goes on where it was. The new adapter is promoted if, on dev, its routes
-    are better than those without it.
+    are better than those without it. --search trains nothing that is kept: it says which settings score best; trials
+    already made count, so that the same command goes on and a larger N goes further.
     """
     settings = load_settings(workspace)
     if dry_run or plan:
         plan_adapter(workspace, settings, as_json, try_steps=plan)
+    elif search:
+        search_adapter(workspace, settings, as_json, search)
     else:
         tune_adapter(workspace, settings, as_json, force, gates=not no_gates)
 
@@ -127,33 +144,37 @@ def tune_adapter(
     """Train by the settings; the dev score is the evaluation's primary metric."""
     from cli.gates import measure_on_dev
     from eval.scoring import mean_score
-    from indexer.encoding import load_encoder
-    from indexer.readers import read_questions
-    from indexer.retriever import Index
     from tuner.commands import tune as train
 
-    opened = Index.open(workspace, load_encoder(settings.model.encoder))
-    questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
-    train(
-        workspace,
-        settings.model,
-        settings.tune,
-        questions,
-        opened.retriever(),
-        mean_score(settings.eval.primary_metric),
-        measure_on_dev(workspace, settings, questions) if gates else None,
-        force,
-        as_json,
-    )
+    questions, retriever = _open(workspace, settings)
+    score = mean_score(settings.eval.primary_metric)
+    measure = measure_on_dev(workspace, settings, questions) if gates else None
+    train(workspace, settings.model, settings.tune, questions, retriever, score, measure, force, as_json)
 
 
 def plan_adapter(workspace: Workspace, settings: Settings, as_json: bool, try_steps: bool) -> None:
     """Show what would be trained."""
+    from tuner.commands import show_plan
+
+    questions, retriever = _open(workspace, settings)
+    show_plan(workspace, settings.model, settings.tune, questions, retriever, try_steps, as_json)
+
+
+def search_adapter(workspace: Workspace, settings: Settings, as_json: bool, trials: int) -> None:
+    """Try settings; the dev score is the evaluation's primary metric."""
+    from eval.scoring import mean_score
+    from tuner.commands import search
+
+    questions, retriever = _open(workspace, settings)
+    score = mean_score(settings.eval.primary_metric)
+    search(workspace, settings.model, settings.tune, questions, retriever, score, trials, as_json)
+
+
+def _open(workspace: Workspace, settings: Settings) -> tuple[list[Question], Retriever]:
     from indexer.encoding import load_encoder
     from indexer.readers import read_questions
     from indexer.retriever import Index
-    from tuner.commands import show_plan
 
     opened = Index.open(workspace, load_encoder(settings.model.encoder))
     questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
-    show_plan(workspace, settings.model, settings.tune, questions, opened.retriever(), try_steps, as_json)
+    return questions, opened.retriever()

@@ -227,3 +227,9 @@ def test_diverged_training_says_so_and_restores_the_base_model(tmp_path, monkeyp
         train(base, plan_batches(rows(), SETTINGS), SETTINGS, Improving(), CheckpointStore(tmp_path / "c"))
     assert type(base.model) is LlamaForCausalLM
     assert not any("lora" in name for name, _ in base.model.named_parameters())
+
+
+def test_a_run_of_one_step_is_checked_once_whatever_is_asked(tmp_path):
+    plan = plan_batches(rows(1), SETTINGS)
+    trained = train(tiny_base(), plan, SETTINGS, Improving(), CheckpointStore(tmp_path / "c"))
+    assert [h.step for h in trained.history] == [1]

@@ -30,6 +30,7 @@ from tuner.probe import probe
 from tuner.prompt import prompt_hash
 from tuner.recipes import format_plan
 from tuner.registry import AdapterVersion, Registry
+from tuner.search import search_settings
 from tuner.train import Trained, plan_batches, train
 from tuner.trained_on import TrainedOn, question_hash
 
@@ -69,11 +70,7 @@ def tune(
         if adapter is not None:
             say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
         else:
-            material = gather(learning, retriever)
-            if settings.synthesis is not None:
-                test = [q for q in questions if q.split is Split.TEST]
-                material = with_synthesis(material, settings.synthesis, test, workspace.cache / "synthesis")
-                say(material.describe())
+            material = _with_synthesis(workspace, settings, gather(learning, retriever), questions, say)
             dev = [q for q in learning if q.split is Split.DEV]
             run = _train(workspace, model, settings, material, dev, score, say)
             seen = TrainedOn(
@@ -131,6 +128,31 @@ def _learning_questions(questions: Sequence[Question], say: _Speaker) -> list[Qu
     return learning
 
 
+def search(
+    workspace: Workspace,
+    model: ModelConfig,
+    settings: TuneConfig,
+    questions: Sequence[Question],
+    retriever: Retriever,
+    score: Score,
+    trials: int,
+    as_json: bool,
+) -> None:
+    """Try settings on dev and say which are best; trains nothing that is kept. Raises SearchError."""
+    say = _Speaker(as_json)
+    learning = _learning_questions(questions, say)
+    with tune_lock(workspace.data, f"{settings.adapter}-search"):
+        material = _with_synthesis(workspace, settings, gather(learning, retriever), questions, say)
+        base = load_base(model.base, model.dtype)
+        dev = [q for q in learning if q.split is Split.DEV]
+        scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
+        folder = workspace.data / "search" / settings.adapter
+        found = search_settings(base, material, settings, scorer, trials, folder)
+    say(found.describe())
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+
+
 class _Speaker:
     """Text for people, or one JSON object at the end for machines."""
 
@@ -152,6 +174,21 @@ class _Run:
     trained: Trained
     rows: dict[str, int]
     dtype: str
+
+
+def _with_synthesis(
+    workspace: Workspace,
+    settings: TuneConfig,
+    material: Material,
+    questions: Sequence[Question],
+    say: _Speaker,
+) -> Material:
+    if settings.synthesis is None:
+        return material
+    test = [q for q in questions if q.split is Split.TEST]
+    material = with_synthesis(material, settings.synthesis, test, workspace.cache / "synthesis")
+    say(material.describe())
+    return material
 
 
 def _train(

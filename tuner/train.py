@@ -152,7 +152,9 @@ class _Run:
     def go(self) -> None:
         """Every step and dev check that the state has not seen yet."""
         total, state = len(self.plan.batches), self.state
-        checks = {round(total * (i + 1) / self.settings.dev_checks) for i in range(self.settings.dev_checks)}
+        checks = {
+            max(1, round(total * (i + 1) / self.settings.dev_checks)) for i in range(self.settings.dev_checks)
+        }
         last_saved = time.monotonic()
         keep_freed_memory()
         try:
