@@ -2,8 +2,9 @@
 
     python kill_training.py FOLDER RUNS
 
-`RUNS` is JSON: names of runs and, for each, the places where it is stopped. A place is [what, n]: the child is killed (SIGKILL) in its n-th `step`, or in its n-th `save`
-between two files, or finds the disk full in its n-th `full`. The last child runs to the end and writes the weights.
+`RUNS` is JSON: names of runs and, for each, the places where it is stopped. A place is [what, n]: the child is killed
+(SIGKILL) in its n-th `step`, or in its n-th `save` between two files, or finds the disk full at its n-th `full`. The
+last child of each run trains to the end and writes the weights.
 Children are forked before any arithmetic has started threads.
 """
 

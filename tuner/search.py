@@ -160,7 +160,7 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> st
 
 def _open_study(optuna: Any, file: Path, name: str, seed: int) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
+    study: Study = optuna.create_study(
         storage=f"sqlite:///{file}",
         study_name=name,
         load_if_exists=True,
