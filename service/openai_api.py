@@ -139,7 +139,7 @@ def _embedded(encoder: Encoder, body: EmbeddingRequest) -> EmbeddingResponse:
     tokens = [encoder.count_tokens(text) for text in texts]
     if max(tokens) > encoder.max_tokens:
         raise PromptTooLong(f"input of {max(tokens)} tokens; {name} reads {encoder.max_tokens}")
-    vectors = encoder.encode(texts)
+    vectors = encoder.encode_queries(texts)
     packed = body.encoding_format == "base64"
     data = [
         EmbeddingItem(

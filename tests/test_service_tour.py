@@ -149,7 +149,7 @@ def test_embeddings_are_the_encoders_however_they_are_packed(client: OpenAI, ans
     packed = client.embeddings.create(model="hash-encoder", input=texts)
     plain = client.embeddings.create(model="hash-encoder", input=texts, encoding_format="float")
     assert answerer.encoder is not None
-    for i, expected in enumerate(answerer.encoder.encode(texts).tolist()):
+    for i, expected in enumerate(answerer.encoder.encode_queries(texts).tolist()):
         assert packed.data[i].embedding == pytest.approx(expected)
         assert plain.data[i].embedding == pytest.approx(expected)
     assert packed.usage.prompt_tokens == 4
