@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -18,6 +19,13 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Owner(StrEnum):
+    """Who put a document into the index, and so who changes and removes it."""
+
+    FOLDER = "folder"
+    API = "api"
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One source text; `id` is the path relative to the documents folder (or the `id` of a JSON line)."""
@@ -25,6 +33,8 @@ class Document:
     id: str
     title: str
     text: str
+    metadata: Mapping[str, str | float | bool] = field(default_factory=dict, hash=False)
+    """What a search can be restricted to; `indexer.metadata` says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)

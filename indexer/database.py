@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 _MIGRATIONS = (
     """
@@ -48,6 +49,29 @@ _MIGRATIONS = (
     """
     ALTER TABLE vectors ADD COLUMN count INTEGER NOT NULL DEFAULT 1;  -- of rows in `vector`, [count, dim]
     """,
+    """
+    ALTER TABLE documents ADD COLUMN owner TEXT NOT NULL DEFAULT 'folder';  -- or 'api'
+    CREATE INDEX documents_in_brief ON documents (id, owner, source_hash, content_hash);  -- to list them unread
+    CREATE TABLE metadata (
+        document_id TEXT NOT NULL REFERENCES documents (id),
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,               -- JSON, so that true, 1 and "1" differ
+        PRIMARY KEY (document_id, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX metadata_by_value ON metadata (key, value);
+    CREATE TABLE files (                   -- so that a file that was not touched is not read again
+        name TEXT PRIMARY KEY,
+        signature TEXT NOT NULL,           -- of its inode, size and times
+        hash TEXT NOT NULL                 -- of its content when that was its signature
+    ) WITHOUT ROWID;
+    CREATE TABLE loose_vectors (           -- keys of vectors whose documents are not published yet
+        key TEXT PRIMARY KEY
+    ) WITHOUT ROWID;
+    CREATE TRIGGER vectors_begin_loose AFTER INSERT ON vectors BEGIN
+        INSERT OR IGNORE INTO loose_vectors VALUES (new.key);
+    END;
+    INSERT INTO loose_vectors SELECT key FROM vectors WHERE key NOT IN (SELECT vector_key FROM chunks);
+    """,
 )
 """The script at position n brings a database from schema version n to n + 1."""
 
@@ -60,6 +84,10 @@ class IndexMissing(RuntimeError):
 
 class IndexDamaged(RuntimeError):
     """The index cannot be read or contradicts itself."""
+
+
+class IndexUnwritable(RuntimeError):
+    """The disk is full, or the folder may not be written; what was published before still is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +171,41 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite itself has rolled back if the disk is full
+            connection.execute("ROLLBACK")
         raise
+
+
+DAMAGE_REMEDY = (
+    "move it aside, then restore a backup (`openbook restore`), or run `openbook index` to build it anew; documents"
+    " put through the API are in no other place"
+)
 
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Turn SQLite's words for a broken file into `IndexDamaged` with a remedy."""
+    """Turn SQLite's words into `IndexDamaged` or `IndexUnwritable` with a remedy."""
     try:
         yield
-    except sqlite3.OperationalError:
-        raise  # locked, out of space, not permitted: the file itself may be fine
+    except sqlite3.OperationalError as error:
+        remedy = _OPERATIONAL_REMEDIES.get(error.sqlite_errorcode & 0xFF)
+        if remedy is None:
+            raise
+        raise IndexUnwritable(f"{path}: cannot be used ({error}); {remedy}; nothing was changed") from error
     except sqlite3.DatabaseError as error:
-        raise IndexDamaged(
-            f"{path}: the index is damaged ({error}); delete it and run `openbook index`"
-        ) from error
+        raise IndexDamaged(f"{path}: the index is damaged ({error}); {DAMAGE_REMEDY}") from error
+
+
+_OPERATIONAL_REMEDIES = MappingProxyType(
+    {
+        sqlite3.SQLITE_FULL: "free some disk space and run it again",
+        sqlite3.SQLITE_IOERR: "free some disk space, or see to the disk, and run it again",
+        sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+        sqlite3.SQLITE_CANTOPEN: "make the file and its folder writable",
+        sqlite3.SQLITE_PERM: "make the file and its folder writable",
+        sqlite3.SQLITE_BUSY: "another program holds it; end that one",
+    }
+)
 
 
 def _schema_version(connection: sqlite3.Connection, path: Path) -> int:

@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexer.config import IndexConfig
 from indexer.corpus import CorpusError, Document, Evidence, Question, Split
 from indexer.files import hash_text
-from indexer.folder import hash_file, list_files, open_regular, read_file
+from indexer.folder import list_files, open_regular, read_file
 from indexer.formats import FORMATS_VERSION, SUFFIXES, suffix_of
 from indexer.lines import MAX_LINE_BYTES, Line, Text, parse_line, read_lines
+from indexer.metadata import check_metadata, encode
 from indexer.names import check_id, shown
 from indexer.parsing import Parser
+from indexer.signatures import FileHashes
 from indexer.splits import assign_splits
 
 logger = logging.getLogger("openbook.indexer")
@@ -61,7 +64,7 @@ def read_documents(path: Path, parser: Parser | None = None) -> list[Document]:
         return documents
 
 
-def list_sources(path: Path, parser: Parser) -> Listing:
+def list_sources(path: Path, parser: Parser, hashes: FileHashes | None = None) -> Listing:
     """The documents at `path`, by id: supported, visible files of a folder, or lines of `.jsonl` files.
 
     What cannot be used is listed too, under a name that can be shown, with a `load` that says why.
@@ -71,7 +74,7 @@ def list_sources(path: Path, parser: Parser) -> Listing:
             f"{path}: no such folder or file; set [index] documents to where your documents are"
         )
     if path.is_dir():
-        found = _folder_sources(path, parser)
+        found = _folder_sources(path, parser, hashes or FileHashes())
         expected = f"files ending in {' '.join(sorted(SUFFIXES | {_JSONL}))}"
     elif path.suffix == _JSONL:
         found = _jsonl_sources(path.resolve(), path.name)
@@ -97,7 +100,7 @@ class _Unseen:
     prefix: str
 
 
-def _folder_sources(folder: Path, parser: Parser) -> Iterator[Source | _Unseen]:
+def _folder_sources(folder: Path, parser: Parser, hashes: FileHashes) -> Iterator[Source | _Unseen]:
     try:
         for entry in list_files(folder, SUFFIXES | {_JSONL}):
             if entry.problem:
@@ -105,17 +108,17 @@ def _folder_sources(folder: Path, parser: Parser) -> Iterator[Source | _Unseen]:
                 if entry.name.endswith("/"):
                     yield _Unseen(entry.name)
             elif suffix_of(entry.name) != _JSONL:
-                yield _file_source(entry.name, entry.path, parser)
+                yield _file_source(entry.name, entry.path, parser, hashes)
             else:
                 yield from _jsonl_sources(entry.path, entry.name, prefix=f"{entry.name}#")
     except OSError as error:
         raise CorpusError(f"{folder}: cannot be listed ({error.strerror}); see its permissions") from error
 
 
-def _file_source(name: str, path: Path, parser: Parser) -> Source:
+def _file_source(name: str, path: Path, parser: Parser, hashes: FileHashes) -> Source:
     try:
         check_id(name)
-        digest = hash_file(path, _SALT, parser.max_bytes)
+        digest = hashes.hash_file(name, path, _SALT, parser.max_bytes)
     except CorpusError as error:
         return _refusal(name, str(error))
     return Source(name, digest, partial(_load_file, name, path, digest, parser))
@@ -157,7 +160,7 @@ def _jsonl_sources(path: Path, name: str, prefix: str = "") -> Iterator[Source |
                 yield _Unseen(prefix)
                 continue
             first_line[document.id] = line.number
-            digest = hash_text(document.title, document.text)
+            digest = _hash(document)
             yield Source(document.id, digest, partial(_load_line, path, line.offset, prefix, digest))
     except CorpusError as error:
         yield _refusal(name, str(error))
@@ -174,7 +177,7 @@ def _load_line(path: Path, offset: int, prefix: str, digest: str) -> Document:
     with open_regular(path) as file:
         file.seek(offset)
         document = _document(Line(0, offset, file.readline(MAX_LINE_BYTES)), prefix)
-    if hash_text(document.title, document.text) != digest:
+    if _hash(document) != digest:
         raise CorpusError("its line changed while it was being read; run again")
     return document
 
@@ -182,7 +185,14 @@ def _load_line(path: Path, offset: int, prefix: str, digest: str) -> Document:
 def _document(line: Line, prefix: str) -> Document:
     parsed = parse_line(line, _DocumentLine)
     check_id(parsed.id)
-    return Document(prefix + parsed.id, parsed.title or parsed.id, parsed.text)
+    return Document(
+        prefix + parsed.id, parsed.title or parsed.id, parsed.text, check_metadata(parsed.metadata)
+    )
+
+
+def _hash(document: Document) -> str:
+    metadata = (part for pair in encode(document.metadata) for part in pair)
+    return hash_text(document.title, document.text, *metadata)
 
 
 def read_questions(path: Path, documents: Mapping[str, Document] | None = None) -> list[Question]:
@@ -274,6 +284,7 @@ class _DocumentLine(BaseModel):
     id: Text = Field(min_length=1)
     title: Text = ""
     text: Text = Field(pattern=r"\S")
+    metadata: dict[str, Any] = {}
 
 
 class _EvidenceLine(BaseModel):

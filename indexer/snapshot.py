@@ -15,6 +15,7 @@ import numpy as np
 from indexer.corpus import Document
 from indexer.database import IndexDamaged, open_published, reporting_damage
 from indexer.encoding import Ids, Vectors
+from indexer.metadata import decode
 
 _CHUNKS = """
     SELECT c.id, c.document_id, d.title, c.heading, c.start_offset, c.end_offset,
@@ -51,8 +52,11 @@ class Snapshot:
 
     def documents(self) -> dict[str, Document]:
         """Every document, by id."""
+        metadata: dict[str, list[tuple[str, str]]] = {}
+        for document_id, key, value in self._query("SELECT document_id, key, value FROM metadata"):
+            metadata.setdefault(document_id, []).append((key, value))
         rows = self._query("SELECT id, title, text FROM documents ORDER BY id")
-        return {row[0]: Document(*row) for row in rows}
+        return {row[0]: Document(*row, metadata=decode(metadata.get(row[0], ()))) for row in rows}
 
     def content_hashes(self) -> dict[str, str]:
         """The hash of title and text of every document, by id."""
@@ -61,7 +65,8 @@ class Snapshot:
     def document(self, document_id: str) -> Document | None:
         """One document, or None if it is not indexed."""
         rows = self._query("SELECT id, title, text FROM documents WHERE id = ?", document_id)
-        return Document(*rows[0]) if rows else None
+        pairs = self._query("SELECT key, value FROM metadata WHERE document_id = ?", document_id)
+        return Document(*rows[0], metadata=decode(pairs)) if rows else None
 
     def sizes(self) -> tuple[int, int]:
         """How many documents and chunks there are."""

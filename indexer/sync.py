@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.chunking import CHUNKING_VERSION, chunk, embedding_text
 from indexer.config import IndexConfig, Workspace
-from indexer.corpus import CorpusError, Document
-from indexer.database import Making
+from indexer.corpus import CorpusError, Document, Owner
+from indexer.database import Making, reporting_damage
 from indexer.encoding import Encoder, EncoderError, Passage
 from indexer.files import hash_text
+from indexer.locking import writer_lock
 from indexer.parsing import Parser
 from indexer.progress import progress
 from indexer.readers import Source, list_sources
+from indexer.signatures import FileHashes
 from indexer.snapshot import Snapshot
 from indexer.store import PreparedDocument, Store
 from indexer.vectors import open_vectors
@@ -26,10 +27,6 @@ from indexer.vectors import open_vectors
 logger = logging.getLogger("openbook.indexer")
 
 _VECTORS_PER_COMMIT = 256
-
-
-class IndexBusy(RuntimeError):
-    """Another process is writing the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +65,19 @@ def sync(
             f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
             " lower [index] chunk_tokens"
         )
-    listing = list_sources(documents_path, parser or Parser(IndexConfig().max_file_mb))
-    sources = listing.sources
     making = Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
-    with writer_lock(workspace), closing(Store(workspace.database)) as store:
-        before = store.source_hashes()
-        meta = store.meta()
-
-        # 1. Read what is new or changed.
-        documents, skipped = _read([source for source in sources if before.get(source.id) != source.hash])
+    with open_store(workspace) as store:
+        # 1. See what there is, and read what is new or changed.
+        hashes = FileHashes(store.files())
+        listing = list_sources(documents_path, parser or Parser(IndexConfig().max_file_mb), hashes)
+        stored = store.stored()
+        before = {name: known.source_hash for name, known in stored.items() if known.owner is Owner.FOLDER}
+        theirs = stored.keys() - before.keys()
+        ours = [source for source in listing.sources if source.id not in theirs]
+        documents, skipped = _read([source for source in ours if before.get(source.id) != source.hash])
+        skipped += [(source.id, _CLASH) for source in listing.sources if source.id in theirs]
         changed = before.keys() & {read.document.id for read in documents}
-        unlisted = before.keys() - {source.id for source in sources}
+        unlisted = before.keys() - {source.id for source in ours}
         removed = {document_id for document_id in unlisted if listing.is_gone(document_id)}
         added = len(documents) - len(changed)
         if len(before) + added == len(removed):
@@ -86,22 +85,20 @@ def sync(
             raise CorpusError(f"{documents_path}: not one document can be read; the first: {first}")
 
         # 2. If chunks are made differently now, those of all other documents are stale.
+        meta = store.meta()
         if meta.making != making:
-            stale = before.keys() - removed - changed
+            stale = stored.keys() - removed - changed
             documents += [
-                _Read(store.document(document_id), before[document_id]) for document_id in sorted(stale)
+                _Read(store.document(document_id), stored[document_id].source_hash)
+                for document_id in sorted(stale)
             ]
 
         # 3. Cut, embed, publish.
-        prepared, passages = _cut(documents, encoder, chunk_tokens)
-        embedded = _embed(passages, store, encoder)
-        generation = store.publish(making, prepared, removed) if prepared or removed else meta.generation
+        generation, embedded = meta.generation, 0
+        if documents or removed:
+            generation, embedded = _write(workspace, store, making, documents, removed, encoder)
+        store.keep_files(hashes.seen)
         chunks = store.chunk_count()
-
-        # 4. Have the FAISS file ready for whoever opens this generation.
-        if generation != meta.generation:
-            with closing(Snapshot(workspace.database)) as snapshot:
-                open_vectors(workspace, snapshot)
 
     report = SyncReport(
         generation=generation,
@@ -118,18 +115,37 @@ def sync(
     return report
 
 
+_CLASH = "a document put through the API has this id; rename the file, or delete that document"
+
+
 @contextmanager
-def writer_lock(workspace: Workspace) -> Iterator[None]:
-    """Be the only writer of the index; raises `IndexBusy` if somebody else is. Ends with the process."""
-    workspace.data.mkdir(parents=True, exist_ok=True)
-    with (workspace.data / "index.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise IndexBusy(
-                f"{workspace.root}: another openbook process is writing the index; wait for it to end"
-            ) from error
-        yield
+def open_store(workspace: Workspace, patience_seconds: float = 0.0) -> Iterator[Store]:
+    """The store, for one writer. Raises IndexBusy, IndexDamaged, IndexUnwritable."""
+    with (
+        writer_lock(workspace, patience_seconds),
+        reporting_damage(workspace.database),
+        closing(Store(workspace.database)) as store,
+    ):
+        yield store
+        store.forget_history()
+
+
+def _write(
+    workspace: Workspace,
+    store: Store,
+    making: Making,
+    documents: Sequence[_Read],
+    removed: Iterable[str],
+    encoder: Encoder,
+    owner: Owner = Owner.FOLDER,
+) -> tuple[int, int]:
+    """Publish a generation with these documents and without those; returns its number and the texts embedded."""
+    prepared, texts = _cut(documents, encoder, making.chunk_tokens)
+    embedded = _embed(texts, store, encoder)
+    generation = store.publish(making, prepared, removed, owner)
+    with closing(Snapshot(workspace.database)) as snapshot:
+        open_vectors(workspace, snapshot)  # so that the file is there for whoever opens this generation
+    return generation, embedded
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from indexer.config import Workspace
 from indexer.database import IndexDamaged
+from indexer.locking import writer_lock
 from indexer.snapshot import Snapshot
 from indexer.store import Store
-from indexer.sync import writer_lock
 from indexer.vectors import open_vectors
 
 

@@ -15,9 +15,10 @@ from indexer.config import Workspace
 from indexer.corpus import CorpusError
 from indexer.database import IndexDamaged, IndexMissing
 from indexer.encoding import EncoderError
+from indexer.locking import IndexBusy, writer_lock
 from indexer.retriever import Index
 from indexer.snapshot import Snapshot
-from indexer.sync import IndexBusy, SyncReport, sync, writer_lock
+from indexer.sync import SyncReport, sync
 from indexer.verify import verify
 from tests.fakes import HashEncoder
 
@@ -134,7 +135,7 @@ def test_chunks_longer_than_the_encoder_reads_are_refused(workspace: Workspace) 
 
 
 def test_second_writer_is_told_so(workspace: Workspace) -> None:
-    with writer_lock(workspace), pytest.raises(IndexBusy, match="another openbook process"):
+    with writer_lock(workspace), pytest.raises(IndexBusy, match=f"openbook process {os.getpid()} is writing"):
         run(workspace)
 
 
@@ -149,9 +150,9 @@ def test_jsonl_corpus_is_synced_by_content(workspace: Workspace) -> None:
 def test_database_that_is_none_is_reported_as_damaged(workspace: Workspace) -> None:
     run(workspace)
     workspace.database.write_bytes(b"not a database " * 1000)
-    with pytest.raises(IndexDamaged, match="delete it and run `openbook index`"):
+    with pytest.raises(IndexDamaged, match="move it aside, then restore a backup"):
         run(workspace)
-    with pytest.raises(IndexDamaged, match="delete it and run `openbook index`"):
+    with pytest.raises(IndexDamaged, match="move it aside, then restore a backup"):
         Index.open(workspace, HashEncoder())
 
 
