@@ -24,19 +24,21 @@ from eval.config import EvalConfig
 from eval.forgetting_commands import known_forgetting
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
+from eval.measuring import cluster_of
 from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.report import markdown_table
 from eval.result import EvaluationResult
+from eval.retrieval import retrieval_scores
 from eval.run import Evaluation, Oracle, evaluate
-from eval.scoring import METRICS, cluster_of
+from eval.scoring import METRICS
 from eval.selection import EXAMPLES, load_selection, select_prompts
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
+from indexer.encoding import load_encoder
 from indexer.files import hash_json
 from indexer.readers import read_questions
-from indexer.retrieval_metrics import retrieval_scores
 from indexer.retriever import Retriever
 from service.routes import Route
 from tuner.leakage import check_leakage
@@ -80,7 +82,7 @@ def eval_run(
         if only_plan:
             _print_plan(workspace, opened, settings, select, as_json)
             return
-        evaluation = _evaluate(workspace, opened, settings, select)
+        evaluation = _evaluate(workspace, model, opened, settings, select)
     click.echo(evaluation.result.model_dump_json(indent=2) if as_json else format_evaluation(evaluation))
     check_thresholds(evaluation.result, thresholds)
 
@@ -185,7 +187,9 @@ def _opened(
     yield _Opened(LocalAsker(local.answerer, local.setup), routes, test, dev, local)
 
 
-def _evaluate(workspace: Workspace, opened: _Opened, settings: EvalConfig, select: bool) -> Evaluation:
+def _evaluate(
+    workspace: Workspace, model: ModelConfig, opened: _Opened, settings: EvalConfig, select: bool
+) -> Evaluation:
     asker, routes, earlier = opened.asker, opened.routes, _earlier(workspace)
     click.echo(_what_can_be_shown(opened.test, routes, settings, earlier), err=True)
     if select and opened.local is not None:
@@ -202,7 +206,10 @@ def _evaluate(workspace: Workspace, opened: _Opened, settings: EvalConfig, selec
     answers = [path / "answers.jsonl" for path in earlier]
     oracle = _oracle(opened.local, opened.test) if settings.oracle and opened.local else None
     forgotten = known_forgetting(workspace, asker.setup)
-    return evaluate(asker, opened.test, routes, folder, settings, retrieval, answers, oracle, forgotten)
+    encoder = load_encoder(model.encoder) if settings.semantic else None
+    return evaluate(
+        asker, opened.test, routes, folder, settings, retrieval, answers, oracle, forgotten, encoder
+    )
 
 
 def _oracle(local: LocalRoutes, test: Sequence[Question]) -> Oracle | None:
@@ -257,7 +264,7 @@ def _retrieval_scores(retriever: Retriever | None, questions: Sequence[Question]
         return {}
     hits = retriever.search([question.text for question in questions], RETRIEVAL_DEPTH)
     rankings = [(q, [hit.chunk for hit in found]) for q, found in zip(questions, hits, strict=True)]
-    return retrieval_scores(rankings, RETRIEVAL_DEPTH)
+    return retrieval_scores(rankings)
 
 
 def _test_questions(questions: Sequence[Question], settings: EvalConfig) -> list[Question]:

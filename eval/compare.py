@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from eval.answers import EvalError, read_answers
 from eval.config import EvalConfig
+from eval.measuring import cluster_of
 from eval.result import EvaluationResult, load_result
-from eval.scoring import cluster_of, metric_scores
+from eval.scoring import metric_scores
 from eval.statistics import ContrastVerdict, contrasts
 from indexer.config import Workspace
 from indexer.corpus import Question

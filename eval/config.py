@@ -55,6 +55,8 @@ class EvalConfig(BaseModel):
         ("hybrid", "tuned"),
     )
     """Pairs of routes whose differences are tested, declared beforehand."""
+    semantic: bool = True
+    """Whether answers are also compared by meaning (similarity with gold and passages), with `model.encoder`."""
     oracle: bool = True
     """Whether routes that retrieve also answer from the gold passages, to show what better retrieval could gain."""
     latency_questions: int = Field(default=10, ge=1)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from eval.answers import AnswerRecord, EvalError, read_answers
 from eval.asking import Asker
 from eval.config import EvalConfig
+from eval.measuring import cluster_of
 from eval.result import load_result
 from eval.run import keyed_questions, known_answers, missing_batches
-from eval.scoring import cluster_of
 from eval.statistics import ALPHA, minimum_detectable_effect, planned_standard_error
 from indexer.corpus import Question
 from service.routes import Route

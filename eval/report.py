@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from eval.answers import AnswerRecord
 from eval.attribution import Outcome, outcome
 from eval.examples import CLASSES, examples
-from eval.result import ContrastResult, EvaluationResult, Measure, OracleResult
+from eval.result import ContrastResult, EvaluationResult, Measure, OracleResult, RouteResult
 from indexer.corpus import Question
 from service.routes import Route
 
@@ -62,7 +62,7 @@ class _Cell:
 
 def markdown_table(result: EvaluationResult) -> str:
     """Routes by row; means with intervals, latency and tokens."""
-    names = list(next(iter(result.routes.values())).metrics)
+    names = main_metrics(result)
     header = [
         "route",
         *(f"{name} [95 % CI]" for name in names),
@@ -83,6 +83,12 @@ def markdown_table(result: EvaluationResult) -> str:
         for name, route in result.routes.items()
     ]
     return _table(header, rows)
+
+
+def main_metrics(result: EvaluationResult) -> list[str]:
+    """The metrics of the first table: those that compare words, and accuracy on sets of labels."""
+    found = next(iter(result.routes.values())).metrics
+    return [name for name in found if name != "semantic_similarity"]
 
 
 def markdown_report(result: EvaluationResult) -> str:
@@ -120,6 +126,9 @@ def markdown_report(result: EvaluationResult) -> str:
         "# Evaluation",
         f"**Use {result.verdict.recommended}.** {result.verdict.reason}",
         markdown_table(result),
+        *_majority_line(result),
+        "## Meaning and passages",
+        _grounding_table(result),
         "## Contrasts",
         contrasts,
         "## Why",
@@ -133,6 +142,43 @@ def markdown_report(result: EvaluationResult) -> str:
         _measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _majority_line(result: EvaluationResult) -> list[str]:
+    choice = result.multiple_choice
+    if choice is None:
+        return []
+    return [
+        f"Always saying {choice.majority!r} is right on {choice.majority_share:.3f} of the answerable questions."
+    ]
+
+
+def _grounding_table(result: EvaluationResult) -> str:
+    def cells(route: RouteResult) -> list[str]:
+        rests = route.grounding
+        return [
+            measure_text(route.metrics.get("semantic_similarity")),
+            measure_text(rests.lexical if rests else None),
+            measure_text(rests.semantic if rests else None),
+            measure_text(rests.citation_precision if rests else None),
+            measure_text(rests.citation_recall if rests else None),
+            "-" if route.abstention.precision is None else f"{route.abstention.precision:.3f}",
+            "-" if route.abstention.f1 is None else f"{route.abstention.f1:.3f}",
+        ]
+
+    return _table(
+        [
+            "route",
+            "like an accepted answer",
+            "words in passages",
+            "meaning in passages",
+            "citations right",
+            "right one cited",
+            "abstention precision",
+            "abstention F1",
+        ],
+        [[name, *cells(route)] for name, route in result.routes.items()],
+    )
 
 
 def _oracle_line(name: str, ceiling: OracleResult) -> str:
@@ -193,7 +239,7 @@ def html_report(
     answers = {name: [record.answer for record in given] for name, given in records.items()}
     return environment.get_template("report.html.j2").render(
         result=result,
-        metrics=list(next(iter(result.routes.values())).metrics),
+        metrics=main_metrics(result),
         forest=_forest(result) if result.contrasts else None,
         bars={name: _bars(route.outcomes) for name, route in result.attribution.items()},
         rows=[

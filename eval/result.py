@@ -28,6 +28,7 @@ class AbstentionResult(_Section):
     unanswerable: int
     recall: Measure | None
     precision: float | None
+    f1: float | None
 
 
 class Latency(_Section):
@@ -45,6 +46,27 @@ class Tokens(_Section):
     completion: float
 
 
+class GroundingResult(_Section):
+    """Of the `n` answers given over passages: how far their wording stands there, and whether citations are right.
+
+    `lexical` is the share of words found in the passages, `semantic` the similarity with the nearest sentence.
+    """
+
+    n: int
+    lexical: Measure
+    semantic: Measure | None
+    citation_precision: Measure | None
+    citation_recall: Measure | None
+
+
+class MultipleChoice(_Section):
+    """For questions whose answers are a few labels: always saying the commonest is right this often."""
+
+    labels: list[str]
+    majority: str
+    majority_share: float
+
+
 class RouteResult(_Section):
     """The scores of one route: `metrics` over the answerable questions, costs over all `n`."""
 
@@ -52,6 +74,7 @@ class RouteResult(_Section):
     answerable: int
     metrics: dict[str, Measure]
     abstention: AbstentionResult
+    grounding: GroundingResult | None
     latency_ms: Latency
     tokens: Tokens
 
@@ -179,6 +202,7 @@ class EvaluationResult(_Section):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     routes: dict[str, RouteResult]
+    multiple_choice: MultipleChoice | None
     contrasts: list[ContrastResult]
     retrieval: dict[str, float]
     attribution: dict[str, RouteAttribution]

@@ -17,6 +17,7 @@ from eval.report import html_report, markdown_report
 from eval.result import EvaluationResult, ForgettingResult
 from eval.scoring import score
 from indexer.corpus import Question
+from indexer.encoding import Encoder
 from indexer.files import hash_text, write_atomically
 from indexer.progress import progress
 from service.answering import Answer
@@ -58,6 +59,7 @@ def evaluate(
     earlier: Sequence[Path] = (),
     oracle: Oracle | None = None,
     forgotten: Mapping[str, Sequence[ForgettingResult]] = MappingProxyType({}),
+    encoder: Encoder | None = None,
 ) -> Evaluation:
     """Ask every route the same questions; write answers, scores and reports into `folder`.
 
@@ -77,7 +79,8 @@ def evaluate(
     Files: `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html`. An answer with the same
     key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. `retrieval` holds scores
     that belong to no route. `oracle` answers from the gold passages (`oracle.jsonl`);
-    `forgotten` is what `eval.forgetting` found, by adapter. Raises EvalError.
+    `forgotten` is what `eval.forgetting` found, by adapter; with an `encoder` answers are
+    also compared by meaning. Raises EvalError.
     """
     if not routes:
         raise EvalError("there are no routes to evaluate; name at least one")
@@ -88,7 +91,7 @@ def evaluate(
     path = folder / "answers.jsonl"
     records = _answered(asker, questions, routes, path, earlier, settings.latency_questions)
     ceilings = {} if oracle is None else _ceilings(oracle, routes, path, earlier)
-    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings, forgotten)
+    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings, forgotten, encoder)
     write_atomically(folder / "report.md", markdown_report(result))
     write_atomically(folder / "report.html", html_report(result, questions, routes, records))
     # Last, because it is what says that the run is complete.

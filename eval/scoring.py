@@ -12,9 +12,12 @@ from eval.answers import AnswerRecord
 from eval.attribution import attribute
 from eval.config import EvalConfig, Prices
 from eval.costs import Usage, answer_cost, costs, mean_usage, total_per_1000
+from eval.grounding import Vectors, grounding, similarity_scores, vectors_for
+from eval.measuring import cluster_of, measure
 from eval.metrics.abstention import abstention
 from eval.metrics.containment import containment
 from eval.metrics.exact_match import exact_match
+from eval.metrics.multiple_choice import labels_of, majority, multiple_choice
 from eval.metrics.rouge_l import rouge_l
 from eval.metrics.token_f1 import token_f1
 from eval.provenance import Setup, library_versions, machine_facts, questions_hash, route_options
@@ -25,15 +28,17 @@ from eval.result import (
     ForgettingResult,
     Latency,
     Measure,
+    MultipleChoice,
     OracleResult,
     Provenance,
     RouteResult,
     Tokens,
     VerdictResult,
 )
-from eval.statistics import Contrast, Floats, contrasts, mean_interval, paired_difference
+from eval.statistics import Contrast, Floats, contrasts, paired_difference
 from eval.verdict import Cost, decide
 from indexer.corpus import Question
+from indexer.encoding import Encoder
 from service.answering import Answer
 from service.routes import Route
 from tuner.prompt import prompt_hash
@@ -55,10 +60,12 @@ def score(
     retrieval: Mapping[str, float],
     ceilings: Mapping[str, Mapping[str, Answer]],
     forgotten: Mapping[str, Sequence[ForgettingResult]],
+    encoder: Encoder | None,
 ) -> EvaluationResult:
     """Score the answers of every route, given in the order of the questions.
 
     `ceilings` are the oracle's answers by route and question id, `forgotten` what is known of the adapters.
+    With an `encoder` answers are also compared by meaning.
     """
     answers = {name: [record.answer for record in given] for name, given in records.items()}
     scores = {
@@ -69,7 +76,11 @@ def score(
     tested = contrasts(
         scores, clusters, pairs, settings.margin, settings.resamples, np.random.default_rng(settings.seed)
     )
-    results = {name: _route_result(questions, given, settings) for name, given in records.items()}
+    labels = labels_of([question.answers for question in questions if question.answerable])
+    vectors = None if encoder is None else vectors_for(encoder, questions, answers)
+    results = {
+        name: _route_result(questions, given, settings, labels, vectors) for name, given in records.items()
+    }
     quality = {name: float(values.mean()) for name, values in scores.items()}
     usages = {name: _usage(routes[name], given, setup) for name, given in records.items()}
     verdict = decide(
@@ -84,6 +95,7 @@ def score(
     )
     return EvaluationResult(
         routes=results,
+        multiple_choice=_multiple_choice(questions, labels),
         contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
         retrieval=dict(retrieval),
         attribution=attribute(questions, routes, answers),
@@ -106,49 +118,60 @@ def score(
 
 def metric_scores(metric: str, questions: Sequence[Question], answers: Sequence[Answer]) -> Floats:
     """One score per answerable question, in order."""
-    measure = METRICS[metric]
+    score_one = METRICS[metric]
     pairs = zip(questions, answers, strict=True)
     return np.array(
-        [measure(answer.answer, q.answers) for q, answer in pairs if q.answerable], dtype=np.float64
+        [score_one(answer.answer, q.answers) for q, answer in pairs if q.answerable], dtype=np.float64
     )
 
 
 def mean_score(metric: str) -> Callable[[Sequence[str], Sequence[Question]], float]:
     """The mean of `metric` over answers to answerable questions, for the tuner's dev checks."""
-    measure = METRICS[metric]
+    score_one = METRICS[metric]
 
     def mean(answers: Sequence[str], questions: Sequence[Question]) -> float:
         pairs = zip(answers, questions, strict=True)
-        return float(np.mean([measure(answer, question.answers) for answer, question in pairs]))
+        return float(np.mean([score_one(answer, question.answers) for answer, question in pairs]))
 
     return mean
 
 
-def cluster_of(question: Question) -> str:
-    """The first gold document; a question without one stands alone."""
-    return question.document_ids[0] if question.document_ids else f"question {question.id}"
-
-
 def _route_result(
-    questions: Sequence[Question], records: Sequence[AnswerRecord], settings: EvalConfig
+    questions: Sequence[Question],
+    records: Sequence[AnswerRecord],
+    settings: EvalConfig,
+    labels: Sequence[str],
+    vectors: Vectors | None,
 ) -> RouteResult:
     answers = [record.answer for record in records]
     answerable = [question for question in questions if question.answerable]
-    metrics = {
-        name: _measure(metric_scores(name, questions, answers), answerable, settings) for name in METRICS
-    }
+    values = {name: metric_scores(name, questions, answers) for name in METRICS}
+    if labels:
+        pairs = [(q, a) for q, a in zip(questions, answers, strict=True) if q.answerable]
+        right = [multiple_choice(a.answer, q.answers, labels) for q, a in pairs]
+        values["multiple_choice"] = np.array(right, dtype=np.float64)
+    if vectors is not None:
+        values["semantic_similarity"] = similarity_scores(questions, answers, vectors)
     timed = [record.answer.timings_ms.total for record in records if record.shared_by == 1]
     return RouteResult(
         n=len(questions),
         answerable=len(answerable),
-        metrics=metrics,
+        metrics={name: measure(found, answerable, settings) for name, found in values.items()},
         abstention=_abstention_result(questions, answers, settings),
+        grounding=grounding(questions, answers, settings, vectors),
         latency_ms=Latency(p50=float(np.median(timed)), p95=float(np.quantile(timed, 0.95)), n=len(timed)),
         tokens=Tokens(
             prompt=float(np.mean([answer.prompt_tokens for answer in answers])),
             completion=float(np.mean([answer.completion_tokens for answer in answers])),
         ),
     )
+
+
+def _multiple_choice(questions: Sequence[Question], labels: Sequence[str]) -> MultipleChoice | None:
+    if not labels:
+        return None
+    label, share = majority([question.answers for question in questions if question.answerable], labels)
+    return MultipleChoice(labels=list(labels), majority=label, majority_share=share)
 
 
 def _oracle_result(
@@ -167,7 +190,7 @@ def _oracle_result(
     return OracleResult(
         n=len(asked),
         metric=metric,
-        score=_measure(best, asked, settings),
+        score=measure(best, asked, settings),
         lost=Measure(mean=difference.value, ci=(difference.low, difference.high)),
     )
 
@@ -196,18 +219,13 @@ def _abstention_result(
 ) -> AbstentionResult:
     unanswerable = [(q, a.abstained) for q, a in zip(questions, answers, strict=True) if not q.answerable]
     abstained = np.array([silent for _, silent in unanswerable], dtype=np.float64)
+    scores = abstention([a.abstained for a in answers], [q.answerable for q in questions])
     return AbstentionResult(
         unanswerable=len(unanswerable),
-        recall=_measure(abstained, [q for q, _ in unanswerable], settings) if unanswerable else None,
-        precision=abstention([a.abstained for a in answers], [q.answerable for q in questions]).precision,
+        recall=measure(abstained, [q for q, _ in unanswerable], settings) if unanswerable else None,
+        precision=scores.precision,
+        f1=scores.f1,
     )
-
-
-def _measure(values: Floats, questions: Sequence[Question], settings: EvalConfig) -> Measure:
-    # A fresh generator each time: an interval does not depend on which others were computed before it.
-    rng = np.random.default_rng(settings.seed)
-    estimate = mean_interval(values, [cluster_of(q) for q in questions], settings.resamples, rng)
-    return Measure(mean=estimate.value, ci=(estimate.low, estimate.high))
 
 
 def _contrast_result(contrast: Contrast, metric: str) -> ContrastResult:

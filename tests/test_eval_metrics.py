@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from eval.metrics.abstention import abstention
+from eval.metrics.citations import citation_scores
 from eval.metrics.containment import containment
 from eval.metrics.exact_match import exact_match
+from eval.metrics.groundedness import groundedness
+from eval.metrics.multiple_choice import chosen_label, labels_of, majority, multiple_choice
 from eval.metrics.normalise import normalised_tokens
 from eval.metrics.rouge_l import rouge_l
+from eval.metrics.semantic_similarity import semantic_similarity
 from eval.metrics.token_f1 import token_f1
 
 
@@ -81,5 +86,50 @@ def test_no_accepted_answer_scores_nothing(metric) -> None:
 
 def test_abstention_has_the_unanswerable_questions_as_its_positive_class() -> None:
     scores = abstention(abstained=[True, True, False, False], answerable=[False, True, False, True])
-    assert scores == (0.5, 0.5)
-    assert abstention([False], [True]) == (None, None)
+    assert scores == (0.5, 0.5, 0.5)
+    assert abstention([False], [True]) == (None, None, None)
+    assert abstention([False, True], [False, True]).f1 == 0.0
+
+
+def test_groundedness_is_the_share_of_words_that_stand_in_a_passage() -> None:
+    passages = ["The tube is aired.", "It takes 30 hours."]
+    assert groundedness("The tube takes 30 days", passages) == pytest.approx(3 / 4)
+    assert groundedness("30 hours.", passages) == 1.0
+    assert groundedness("", passages) == groundedness("anything", []) == 0.0
+
+
+def test_semantic_similarity_is_the_best_cosine_and_never_negative() -> None:
+    vectors = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
+    assert semantic_similarity(np.array([0, 1], dtype=np.float32), vectors) == pytest.approx(0.8)
+    assert semantic_similarity(np.array([-1, 0], dtype=np.float32), vectors[:1]) == 0.0
+    assert semantic_similarity(vectors[0], vectors[:0]) == 0.0
+
+
+def test_citations_are_precise_where_they_are_gold_and_complete_where_one_is() -> None:
+    assert citation_scores([True, False, False, True]) == (0.5, 1.0)
+    assert citation_scores([False]) == (0.0, 0.0)
+    assert citation_scores([]) == (None, 0.0)
+
+
+def test_a_set_of_labels_is_recognised_and_scored_against_the_majority() -> None:
+    answers = [["yes"]] * 5 + [["No."]] * 3 + [["maybe"]] * 2
+    assert labels_of(answers) == ("yes", "no", "maybe")
+    assert majority(answers, labels_of(answers)) == ("yes", 0.5)
+    assert labels_of([["yes"], ["no"], ["maybe"]]) == ()  # too few to recur
+    assert labels_of([["yes", "aye"]] * 10 + [["no"]] * 10) == ()
+    assert labels_of([[f"answer {n}"] for n in range(30)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        ("Yes, it does.", "yes"),
+        ("The answer is no", "no"),
+        ("nobody knows", None),
+        ("Maybe; yes.", "maybe"),
+        ("", None),
+    ],
+)
+def test_the_label_named_first_counts(prediction: str, label: str | None) -> None:
+    assert chosen_label(prediction, ("yes", "no", "maybe")) == label
+    assert multiple_choice(prediction, ["Yes"], ("yes", "no", "maybe")) == float(label == "yes")

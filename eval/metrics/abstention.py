@@ -11,10 +11,11 @@ class AbstentionScores(NamedTuple):
 
     precision: float | None
     recall: float | None
+    f1: float | None
 
 
 def abstention(abstained: Sequence[bool], answerable: Sequence[bool]) -> AbstentionScores:
-    """Precision and recall of abstaining, with the unanswerable questions as the positive class."""
+    """Precision, recall and F1 of abstaining, with the unanswerable questions as the positive class."""
     pairs = list(zip(abstained, answerable, strict=True))
     right = sum(silent and not has_answer for silent, has_answer in pairs)
     silent_count = sum(abstained)
@@ -22,4 +23,5 @@ def abstention(abstained: Sequence[bool], answerable: Sequence[bool]) -> Abstent
     return AbstentionScores(
         precision=right / silent_count if silent_count else None,
         recall=right / unanswerable_count if unanswerable_count else None,
+        f1=2 * right / (silent_count + unanswerable_count) if unanswerable_count else None,
     )
