@@ -11,7 +11,6 @@ from tuner.base_model import BaseModel
 from tuner.decoding import (
     Decoded,
     DecodingCancelled,
-    Prefix,
     Row,
     RunningBatch,
     Sampling,
@@ -19,6 +18,7 @@ from tuner.decoding import (
     finished,
     text_so_far,
 )
+from tuner.kv_cache import Prefix
 from tuner.loading import ResidentAdapters
 from tuner.registry import Registry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from tuner.decoding import Prefix, common_prefix
+from tuner.kv_cache import Prefix, common_prefix
 
 SHORTEST = 32
 """Shorter starts are read faster than they are fetched."""

@@ -12,7 +12,8 @@ from service.prefix_cache import PrefixCache
 from tests.tiny import tiny_adapter, tiny_base, tiny_manifest
 from tuner.base_model import BaseModel
 from tuner.config import Method, TuneConfig
-from tuner.decoding import Decoded, DecodingCancelled, Prefix, Sampling, decode
+from tuner.decoding import Decoded, DecodingCancelled, Sampling, decode
+from tuner.kv_cache import Prefix
 from tuner.methods import attach
 from tuner.registry import AdapterError, Registry
 

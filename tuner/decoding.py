@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from tuner.kv_cache import Prefix, cache_of, common_prefix, join_rows, keep_columns, prefix_of
 from tuner.sampling import log_probabilities, sample, seeded
 
 _SHORTEST_SHARED_PREFIX = 32
@@ -67,19 +68,6 @@ class Row:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: FinishReason | None = None
     cancelled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Keys and values [1, heads, tokens, dim] by layer of the start of a prompt."""
-
-    tokens: tuple[int, ...]
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken."""
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
 
 
 def decode(
@@ -156,8 +144,7 @@ class RunningBatch:
             self._cache = self._prefilled(prompts[0][:shared])
         else:
             shared = len(prefix.tokens)
-            for layer, (keys, values) in enumerate(prefix.layers):
-                self._cache.update(keys, values, layer)
+            self._cache = cache_of(prefix)
         if shared:
             self._cache.batch_repeat_interleave(len(rows))
         width = max(map(len, prompts)) - shared
@@ -228,13 +215,8 @@ class RunningBatch:
             return
         virtual = self._virtual()
         left = [*range(virtual), *range(virtual + padding, virtual + self._attention.shape[1])]
-        places = torch.tensor(left, device=self._device)
+        keep_columns(self._cache, torch.tensor(left, device=self._device))
         self._attention = self._attention[:, padding:]
-        for layer in self._cache.layers:
-            layer.keys, layer.values = (
-                layer.keys.index_select(2, places),
-                layer.values.index_select(2, places),
-            )
 
     def _virtual(self) -> int:
         """How many learned virtual tokens (see `tuner.soft_prefix`) stand in the cache before all others."""
@@ -249,10 +231,7 @@ class RunningBatch:
         else:
             width = max(self._attention.shape[1], other._attention.shape[1])
             ours, theirs = width - self._attention.shape[1], width - other._attention.shape[1]
-            virtual = self._virtual()
-            for mine, new in zip(self._cache.layers, other._cache.layers, strict=True):
-                mine.keys = torch.cat([_pad(mine.keys, virtual, ours), _pad(new.keys, virtual, theirs)])
-                mine.values = torch.cat([_pad(mine.values, virtual, ours), _pad(new.values, virtual, theirs)])
+            join_rows(self._cache, other._cache, self._virtual(), (ours, theirs))
             attention = [pad(self._attention, (ours, 0)), pad(other._attention, (theirs, 0))]
             self._attention = torch.cat(attention)
             self._positions = torch.cat([self._positions, other._positions])
@@ -263,12 +242,8 @@ class RunningBatch:
         """The first `tokens` of the first row, copied, and any virtual tokens before them."""
         virtual = self._virtual()
         places = self._attention[0].nonzero()[:tokens, 0] + virtual
-        places = torch.cat([torch.arange(virtual, device=self._device), places])
-        layers = tuple(
-            (layer.keys[:1].index_select(2, places), layer.values[:1].index_select(2, places))
-            for layer in self._cache.layers
-        )
-        return Prefix(tuple(self.rows[0].prompt[:tokens]), layers)
+        columns = torch.cat([torch.arange(virtual, device=self._device), places])
+        return prefix_of(self._cache, self.rows[0].prompt[:tokens], columns)
 
 
 def finished(row: Row, tokenizer: Any) -> Decoded:
@@ -303,13 +278,6 @@ def _starts(stops: Sequence[str], length: int) -> tuple[str, ...]:
     return tuple(stop[:length] for stop in stops if len(stop) > length)
 
 
-def _pad(states: torch.Tensor, virtual: int, columns: int) -> torch.Tensor:
-    """`columns` of zeros after the first `virtual` ones; `states` is [rows, heads, columns, dim]."""
-    if not columns:
-        return states
-    return torch.cat([states[:, :, :virtual], pad(states[:, :, virtual:], (0, 0, columns, 0))], dim=2)
-
-
 def _batches_by_length(
     prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max_batch_tokens: int
 ) -> Iterator[list[int]]:
@@ -333,11 +301,6 @@ def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     ordered = sorted(map(tuple, prompts))
     shared = common_prefix(ordered[0], ordered[-1], min(map(len, prompts)) - 1)
     return shared if len(prompts) > 1 and shared >= _SHORTEST_SHARED_PREFIX else 0
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:
-    """How many leading tokens are equal, up to `most`."""
-    return next((i for i in range(most) if a[i] != b[i]), most)
 
 
 def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
