@@ -32,6 +32,17 @@ def index_sync_command(workspace: Workspace, as_json: bool) -> None:
     sync_index(workspace, as_json)
 
 
+@index.command("watch")
+@workspace_option
+@json_option
+def index_watch_command(workspace: Workspace, as_json: bool) -> None:
+    """Sync now and after every change of the documents; a running service answers from each at once."""
+    from indexer.commands import index_watch
+
+    settings = load_settings(workspace)
+    index_watch(workspace, settings.index, settings.model, as_json)
+
+
 @index.command("verify")
 @workspace_option
 @json_option

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from dataclasses import asdict
 
 import click
 
 from indexer.config import IndexConfig, ModelConfig, Workspace
+from indexer.corpus import CorpusError
 from indexer.encoding import load_encoder
 from indexer.parsing import Parser
 from indexer.retriever import Index
-from indexer.sync import sync
+from indexer.sync import SyncReport, sync
 from indexer.verify import verify
+from indexer.watch import watch
 
 _EXCERPT_CHARACTERS = 200
 
@@ -22,6 +26,47 @@ def index_sync(workspace: Workspace, settings: IndexConfig, model: ModelConfig, 
     documents = workspace.resolve(settings.documents)
     with Parser(settings.max_file_mb) as parser:
         report = sync(workspace, documents, load_encoder(model.encoder), settings.chunk_tokens, parser)
+    _show(report, as_json)
+
+
+def index_watch(workspace: Workspace, settings: IndexConfig, model: ModelConfig, as_json: bool) -> None:
+    """Sync now and after every change of the documents, until Ctrl-C or SIGTERM, which are no errors."""
+    documents = workspace.resolve(settings.documents)
+    if not documents.exists():
+        raise CorpusError(
+            f"{documents}: no such folder or file; set [index] documents to where your documents are"
+        )
+    encoder = load_encoder(model.encoder)
+    shown: tuple[object, ...] = ()
+
+    def show(report: SyncReport) -> None:
+        nonlocal shown
+        if shown != (shown := (report.generation, report.skipped)):
+            _show(report, as_json)
+
+    def complain(error: Exception) -> None:
+        click.echo(f"not indexed: {error}; still watching", err=True)
+
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        with Parser(settings.max_file_mb) as parser:
+            click.echo(f"watching {documents}; Ctrl-C ends it", err=True)
+            watch(
+                documents,
+                lambda: sync(workspace, documents, encoder, settings.chunk_tokens, parser),
+                show,
+                complain,
+                stop,
+            )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    click.echo("no longer watching", err=True)
+
+
+def _show(report: SyncReport, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return
