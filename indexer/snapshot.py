@@ -56,7 +56,7 @@ class Snapshot:
         for document_id, key, value in self._query("SELECT document_id, key, value FROM metadata"):
             metadata.setdefault(document_id, []).append((key, value))
         rows = self._query("SELECT id, title, text FROM documents ORDER BY id")
-        return {row[0]: Document(*row, metadata=decode(metadata.get(row[0], ()))) for row in rows}
+        return {i: Document(i, title, text, decode(metadata.get(i, ()))) for i, title, text in rows}
 
     def content_hashes(self) -> dict[str, str]:
         """The hash of title and text of every document, by id."""
@@ -64,9 +64,9 @@ class Snapshot:
 
     def document(self, document_id: str) -> Document | None:
         """One document, or None if it is not indexed."""
-        rows = self._query("SELECT id, title, text FROM documents WHERE id = ?", document_id)
+        rows = self._query("SELECT title, text FROM documents WHERE id = ?", document_id)
         pairs = self._query("SELECT key, value FROM metadata WHERE document_id = ?", document_id)
-        return Document(*rows[0], metadata=decode(pairs)) if rows else None
+        return Document(document_id, rows[0][0], rows[0][1], decode(pairs)) if rows else None
 
     def sizes(self) -> tuple[int, int]:
         """How many documents and chunks there are."""

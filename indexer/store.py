@@ -75,7 +75,7 @@ class Store:
         execute = self._connection.execute
         row = execute("SELECT id, title, text FROM documents WHERE id = ?", (document_id,)).fetchone()
         pairs = execute("SELECT key, value FROM metadata WHERE document_id = ?", (document_id,))
-        return Document(*row, metadata=decode(pairs))
+        return Document(row[0], row[1], row[2], decode(pairs))
 
     def files(self) -> dict[str, tuple[str, str]]:
         """Signature and hash of each file when it was last read, by name."""
