@@ -24,11 +24,11 @@ from eval.config import EvalConfig
 from eval.forgetting_commands import known_forgetting
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
+from eval.markdown import markdown_table
 from eval.measuring import cluster_of
 from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
-from eval.report import markdown_table
 from eval.result import EvaluationResult
 from eval.retrieval import retrieval_scores
 from eval.run import Evaluation, Oracle, evaluate

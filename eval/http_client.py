@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +25,7 @@ LONGEST_WAIT_SECONDS = 30.0
 
 _PROBE = "What is this about?"
 _OPENAI_KEYS = ("id", "object", "created", "owned_by")
+_ROUTE_FIELDS = {field.name for field in fields(Route)} - {"name"}
 _ANSWER = TypeAdapter(Answer)
 
 
@@ -62,9 +64,9 @@ class HttpAsker:
         )
 
     def routes(self) -> dict[str, Route]:
-        """The routes that the service has, as far as it describes them."""
+        """The routes that can answer, as far as the service describes them."""
         return {
-            name: Route(name, retrieve=bool(options["retrieve"]), adapter=options.get("adapter"))
+            name: Route(name, **{key: value for key, value in options.items() if key in _ROUTE_FIELDS})
             for name, options in self._published.items()
         }
 
@@ -91,7 +93,8 @@ class HttpAsker:
             routes = {
                 entry["id"]: {key: value for key, value in entry.items() if key not in _OPENAI_KEYS}
                 for entry in response.json()["data"]
-                if "retrieve" in entry
+                # A route that cannot answer, for want of its adapter say, has no identity.
+                if "retrieve" in entry and entry.get("identity", "") is not None
             }
         except (ValueError, KeyError, TypeError) as error:
             raise EvalError(f"{response.url} did not list routes; is it an openbook service?") from error

@@ -118,6 +118,19 @@ class OracleResult(_Section):
     lost: Measure
 
 
+class SegmentResult(_Section):
+    """One kind of question: mean primary scores by route, and the route to use there.
+
+    `differs` if that is another route than the recommended one, and better there beyond chance in any segment.
+    """
+
+    n: int
+    documents: int
+    scores: dict[str, float]
+    use: str
+    differs: bool
+
+
 class ForgettingResult(_Section):
     """General multiple choice with an adapter and without: shares of right answers, and the paired change."""
 
@@ -209,6 +222,7 @@ class EvaluationResult(_Section):
     oracle: dict[str, OracleResult]
     forgetting: dict[str, list[ForgettingResult]]
     """By adapter, what was measured by `openbook eval forgetting`; empty if it was not run."""
+    segments: dict[str, SegmentResult]
     costs: CostsResult
     verdict: VerdictResult
     provenance: Provenance

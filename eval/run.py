@@ -12,8 +12,9 @@ from typing import NamedTuple
 from eval.answers import AnswerLog, AnswerRecord, EvalError, read_answers
 from eval.asking import BATCH, Asker
 from eval.config import EvalConfig
+from eval.markdown import markdown_report
 from eval.provenance import Setup
-from eval.report import html_report, markdown_report
+from eval.report import html_report
 from eval.result import EvaluationResult, ForgettingResult
 from eval.scoring import score
 from indexer.corpus import Question

@@ -35,6 +35,7 @@ from eval.result import (
     Tokens,
     VerdictResult,
 )
+from eval.segments import segment_advice
 from eval.statistics import Contrast, Floats, contrasts, paired_difference
 from eval.verdict import Cost, decide
 from indexer.corpus import Question
@@ -105,6 +106,9 @@ def score(
             if given
         },
         forgetting={adapter: list(found) for adapter, found in forgotten.items()},
+        segments=segment_advice(
+            [question for question in questions if question.answerable], scores, verdict.recommended, settings
+        ),
         costs=costs(usages, quality, settings.prices),
         verdict=VerdictResult(
             recommended=verdict.recommended,

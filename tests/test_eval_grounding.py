@@ -10,7 +10,7 @@ import pytest
 
 from eval.config import EvalConfig
 from eval.grounding import grounding, similarity_scores, vectors_for
-from eval.report import markdown_report
+from eval.markdown import markdown_report
 from eval.retrieval import retrieval_scores
 from eval.run import evaluate
 from indexer.corpus import Evidence, Question, Split

@@ -46,6 +46,8 @@ def test_answers_and_setup_come_from_a_real_service(tmp_path: Path, monkeypatch:
         remote = HttpAsker(client)
         answers = remote.answer_many([("How high is the tower?", route) for route in ROUTES.values()])
         setup, routes = remote.setup, remote.routes()
+        same, again = ([("How high?", route) for route in routes.values()] for _ in range(2))
+        assert remote.keys(same) == HttpAsker(client).keys(again)
         with pytest.raises(EvalError, match=r"answered 404 for 'unheard-of': unknown route"):
             remote.answer_many([("How high?", replace(ROUTES["rag"], name="unheard-of"))])
     assert [answer.route for answer in answers] == list(ROUTES)
@@ -56,6 +58,9 @@ def test_answers_and_setup_come_from_a_real_service(tmp_path: Path, monkeypatch:
         name: (r.retrieve, r.adapter) for name, r in ROUTES.items()
     }
     assert route_options(routes["hybrid"], setup)["adapter"] == "mixed"
+
+
+OUT_OF_ORDER = {"id": "tuned", "retrieve": False, "adapter": "lost", "identity": None}
 
 
 def service_of(*entries: dict[str, object]) -> HttpAsker:
@@ -72,8 +77,8 @@ def test_answers_are_known_again_only_by_an_identity_that_the_service_publishes(
 
 
 def test_routes_are_those_that_the_service_has() -> None:
-    asker = service_of({"id": "mine", "retrieve": True, "adapter": None, "k": 7}, {"id": "gpt"})
-    assert asker.routes() == {"mine": Route("mine", retrieve=True)}
+    asker = service_of({"id": "mine", "retrieve": True, "adapter": None, "k": 7}, {"id": "gpt"}, OUT_OF_ORDER)
+    assert asker.routes() == {"mine": Route("mine", retrieve=True, k=7)}
     with pytest.raises(EvalError, match="lists no openbook route"):
         service_of({"id": "gpt"}).routes()
 

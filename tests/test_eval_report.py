@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.config import EvalConfig
-from eval.report import markdown_report, markdown_table
+from eval.markdown import markdown_report, markdown_table
 from eval.run import Evaluation, evaluate
 from indexer.corpus import Question, Split
 from service.routes import Route

@@ -1,0 +1,224 @@
+"""The result as Markdown: a table for the terminal, and `report.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.attribution import Outcome
+from eval.result import EvaluationResult, Measure, OracleResult, RouteResult
+
+
+def markdown_table(result: EvaluationResult) -> str:
+    """Routes by row; means with intervals, latency and tokens."""
+    names = main_metrics(result)
+    header = [
+        "route",
+        *(f"{name} [95 % CI]" for name in names),
+        "abstains rightly",
+        "p50 ms",
+        "p95 ms",
+        "tokens",
+    ]
+    rows = [
+        [
+            f"**{name}**" if name == result.verdict.recommended else name,
+            *(measure_text(route.metrics[metric]) for metric in names),
+            measure_text(route.abstention.recall),
+            f"{route.latency_ms.p50:.0f}",
+            f"{route.latency_ms.p95:.0f}",
+            f"{route.tokens.prompt + route.tokens.completion:.0f}",
+        ]
+        for name, route in result.routes.items()
+    ]
+    return _table(header, rows)
+
+
+def main_metrics(result: EvaluationResult) -> list[str]:
+    """The metrics of the first table: those that compare words, and accuracy on sets of labels."""
+    found = next(iter(result.routes.values())).metrics
+    return [name for name in found if name != "semantic_similarity"]
+
+
+def markdown_report(result: EvaluationResult) -> str:
+    """`report.md`: the verdict, the routes, the contrasts, retrieval and attribution."""
+    contrasts = _table(
+        [
+            "contrast",
+            "difference [simultaneous 95 % CI]",
+            "p (Holm)",
+            "detectable",
+            "verdict",
+            "more questions",
+        ],
+        [
+            [
+                f"{c.a} - {c.b}",
+                f"{c.difference:+.3f} [{c.ci[0]:+.3f}, {c.ci[1]:+.3f}]",
+                f"{c.p_holm:.4f}",
+                "-" if c.mde is None else f"{c.mde:.3f}",
+                c.verdict,
+                str(c.more_questions) if c.verdict == "undecided" else "",
+            ]
+            for c in result.contrasts
+        ],
+    )
+    attribution = _table(
+        ["route", *(kind.value.replace("_", " ") for kind in Outcome)],
+        [
+            [name, *(str(route.outcomes.get(kind.value, 0)) for kind in Outcome)]
+            for name, route in result.attribution.items()
+        ],
+    )
+    retrieval = _table(list(result.retrieval), [[f"{value:.3f}" for value in result.retrieval.values()]])
+    sections = [
+        "# Evaluation",
+        f"**Use {result.verdict.recommended}.** {result.verdict.reason}",
+        markdown_table(result),
+        *_majority_line(result),
+        "## Meaning and passages",
+        _grounding_table(result),
+        "## Contrasts",
+        contrasts,
+        "## Why",
+        attribution,
+        *(_oracle_line(name, ceiling) for name, ceiling in result.oracle.items()),
+        *(["## Retrieval", retrieval] if result.retrieval else []),
+        *_segments_section(result),
+        *_forgetting_section(result),
+        "## Costs",
+        _costs_table(result),
+        *(f"- {pair.sentence}" for pair in result.costs.break_even),
+        measured_on(result),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _majority_line(result: EvaluationResult) -> list[str]:
+    choice = result.multiple_choice
+    if choice is None:
+        return []
+    return [
+        f"Always saying {choice.majority!r} is right on {choice.majority_share:.3f} of the answerable questions."
+    ]
+
+
+def _grounding_table(result: EvaluationResult) -> str:
+    def cells(route: RouteResult) -> list[str]:
+        rests = route.grounding
+        return [
+            measure_text(route.metrics.get("semantic_similarity")),
+            measure_text(rests.lexical if rests else None),
+            measure_text(rests.semantic if rests else None),
+            measure_text(rests.citation_precision if rests else None),
+            measure_text(rests.citation_recall if rests else None),
+            "-" if route.abstention.precision is None else f"{route.abstention.precision:.3f}",
+            "-" if route.abstention.f1 is None else f"{route.abstention.f1:.3f}",
+        ]
+
+    return _table(
+        [
+            "route",
+            "like an accepted answer",
+            "words in passages",
+            "meaning in passages",
+            "citations right",
+            "right one cited",
+            "abstention precision",
+            "abstention F1",
+        ],
+        [[name, *cells(route)] for name, route in result.routes.items()],
+    )
+
+
+def _oracle_line(name: str, ceiling: OracleResult) -> str:
+    return (
+        f"- {name} shown exactly the right passages: {ceiling.metric} {measure_text(ceiling.score)} on {ceiling.n} "
+        f"questions; retrieval costs it {measure_text(ceiling.lost)}"
+    )
+
+
+def _segments_section(result: EvaluationResult) -> list[str]:
+    if not result.segments:
+        return []
+    table = _table(
+        ["questions", "n", *result.routes, "use"],
+        [
+            [name, str(segment.n), *(f"{score:.3f}" for score in segment.scores.values()), segment.use]
+            for name, segment in result.segments.items()
+        ],
+    )
+    return ["## By kind of question", table, segments_note(result)]
+
+
+def segments_note(result: EvaluationResult) -> str:
+    """Where another route should be used, in one sentence."""
+    exceptions = [f"{name}: {segment.use}" for name, segment in result.segments.items() if segment.differs]
+    if not exceptions:
+        return (
+            f"No kind of question is answered better by another route than {result.verdict.recommended}, "
+            "as far as these questions tell."
+        )
+    return (
+        f"Better than {result.verdict.recommended} there (corrected over all kinds): {'; '.join(exceptions)}."
+    )
+
+
+def _forgetting_section(result: EvaluationResult) -> list[str]:
+    lines = [
+        f"- {adapter}, {one.source} ({one.n} questions): {measure_text(one.adapter)} right, {one.base.mean:.3f} "
+        f"without it; change {measure_text(one.change)}"
+        for adapter, found in result.forgetting.items()
+        for one in found
+    ]
+    return ["## Forgetting", "\n".join(lines)] if lines else []
+
+
+def _costs_table(result: EvaluationResult) -> str:
+    currency = str(result.costs.prices["currency"])
+    return _table(
+        [
+            "route",
+            "s an answer",
+            f"{currency} per 1,000",
+            f"{currency} a training",
+            "with training, per 1,000",
+        ],
+        [
+            [
+                name,
+                f"{cost.seconds:.3f}",
+                f"{cost.per_1000:.4g}",
+                "not known" if cost.training is None else f"{cost.training:.4g}",
+                "not known" if cost.per_1000_with_training is None else f"{cost.per_1000_with_training:.4g}",
+            ]
+            for name, cost in result.costs.routes.items()
+        ],
+    )
+
+
+def measure_text(measure: Measure | None) -> str:
+    """`0.612 [0.540, 0.681]`; a dash if there is nothing to measure."""
+    return "-" if measure is None else f"{measure.mean:.3f} [{measure.ci[0]:.3f}, {measure.ci[1]:.3f}]"
+
+
+def measured_on(result: EvaluationResult) -> str:
+    """What the numbers rest on, in one sentence."""
+    facts = result.provenance
+    route = next(iter(result.routes.values()))
+    return (
+        f"{route.n} questions ({route.answerable} answerable) about {facts.documents_asked_about} documents; "
+        f"base model {facts.base_model}; "
+        f"margin {facts.settings['margin']:g} {facts.settings['primary_metric']}; "
+        f"intervals by studentised bootstrap over documents, {facts.settings['resamples']} resamples, "
+        f"seed {facts.seed}; {facts.timing}."
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns; cells hold no text from outside but route names."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
