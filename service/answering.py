@@ -78,6 +78,8 @@ class Answer:
     """`name@version`, or None for the plain base model."""
     generation: int | None
     """The index generation searched, or None if the route does not retrieve."""
+    id: str = ""
+    """Names the answer in feedback: equal for equal words of the same route about the same passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,13 @@ class Answerer:
             base_model=self.base.name,
             adapter=prepared.request.adapter,
             generation=prepared.generation,
+            id=self._answer_id(prepared, decoded.text),
         )
+
+    def _answer_id(self, prepared: Prepared, text: str) -> str:
+        shown = [[c.document_id, c.start, c.end, c.text] for c in prepared.contexts]
+        made_by = [prepared.route.name, self.base.hash, prepared.request.adapter]
+        return hash_json([prepared.question, text, made_by, shown])[:24]
 
     def _retrieve(self, pairs: Sequence[tuple[str, Route]]) -> tuple[list[list[Hit]], int | None]:
         """Hits for every pair (none for routes that do not retrieve), all from one index generation."""

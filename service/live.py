@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -38,6 +39,25 @@ class Told:
     decoded: Decoded
 
 
+class RecentAnswers:
+    """The last answers by id, so that feedback can name them; in memory only."""
+
+    def __init__(self, most: int = 500) -> None:
+        self._most = most
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
+
+    def add(self, answer: Answer) -> None:
+        """Remember an answer and forget the oldest."""
+        self._answers[answer.id] = answer
+        self._answers.move_to_end(answer.id)
+        if len(self._answers) > self._most:
+            self._answers.popitem(last=False)
+
+    def get(self, answer_id: str) -> Answer | None:
+        """The answer of that id, unless it is forgotten."""
+        return self._answers.get(answer_id)
+
+
 class LiveAnswerer:
     """Joins the answerer (threads) with the model thread (one) for many concurrent requests."""
 
@@ -45,6 +65,7 @@ class LiveAnswerer:
         self.answerer = answerer
         self.model_thread = model_thread
         self.metrics = model_thread.metrics
+        self.recent = RecentAnswers()
         self._timeout_seconds = timeout_seconds
         self._preparing = 0
 
@@ -132,6 +153,7 @@ class Underway:
             timings = Timings(generated.queue_ms, prepared.retrieve_ms, generated.generate_ms, total_ms)
             told.append(Told(self._live.answerer.finish(prepared, decoded, timings), decoded))
             self._live.metrics.answered(told[-1].answer)
+            self._live.recent.add(told[-1].answer)
         return told
 
     def cancel(self) -> None:
