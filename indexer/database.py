@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from indexer.corpus import Owner
+
 _MIGRATIONS = (
     """
     CREATE TABLE meta (
@@ -110,6 +112,17 @@ class Meta:
     vectors_checksum: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the index knows of a document without reading it."""
+
+    owner: Owner
+    source_hash: str
+    """Of the file, line or request it came from, metadata included."""
+    content_hash: str
+    """Of title and text."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that begins no transactions by itself; several threads may share it under a lock."""
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -129,6 +142,12 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
         " vectors_generation, vectors_checksum FROM meta"
     ).fetchone()
     return Meta(row[0], Making(*row[1:4]), *row[4:])
+
+
+def read_stored(connection: sqlite3.Connection) -> dict[str, Stored]:
+    """What is known of every document, by id."""
+    rows = connection.execute("SELECT id, owner, source_hash, content_hash FROM documents")
+    return {row[0]: Stored(Owner(row[1]), *row[2:]) for row in rows}
 
 
 def open_published(path: Path) -> tuple[sqlite3.Connection, Meta]:

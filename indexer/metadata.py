@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from indexer.corpus import CorpusError
+from indexer.corpus import CorpusError, Document
+from indexer.files import hash_text
 
 Value = str | float | bool
 Where = Mapping[str, Value | Sequence[Value]]
@@ -34,6 +35,13 @@ def check_metadata(metadata: Mapping[str, object]) -> dict[str, Value]:
     return checked
 
 
+def hash_document(document: Document) -> str:
+    """SHA-256 (hex) of all that is known of a document but its id."""
+    return hash_text(
+        document.title, document.text, *(part for pair in encode(document.metadata) for part in pair)
+    )
+
+
 def encode(metadata: Mapping[str, Value]) -> list[tuple[str, str]]:
     """Keys and values as the index keeps them: equal values have equal texts."""
     return [(key, encode_value(value)) for key, value in sorted(metadata.items())]
@@ -52,10 +60,14 @@ def decode(pairs: Iterable[tuple[str, str]]) -> dict[str, Value]:
 
 
 def chunks_where(where: Where) -> tuple[str, list[str]]:
-    """An SQL query, and its parameters, for the ids of the chunks of all documents that fit."""
+    """An SQL query, and its parameters, for the ids of the chunks of all documents that fit.
+
+    Raises CorpusError if a value cannot be one.
+    """
     conditions, parameters = [], []
     for key, wanted in where.items():
-        values = [wanted] if isinstance(wanted, str | bool | int | float) else list(wanted)
+        several = wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        values = [check_metadata({key: value})[key] for value in several]
         marks = ", ".join("?" * len(values))
         conditions.append(
             f"document_id IN (SELECT document_id FROM metadata WHERE key = ? AND value IN ({marks}))"  # noqa: S608

@@ -19,7 +19,7 @@ from indexer.files import hash_text
 from indexer.folder import list_files, open_regular, read_file
 from indexer.formats import FORMATS_VERSION, SUFFIXES, suffix_of
 from indexer.lines import MAX_LINE_BYTES, Line, Text, parse_line, read_lines
-from indexer.metadata import check_metadata, encode
+from indexer.metadata import check_metadata, hash_document
 from indexer.names import check_id, shown
 from indexer.parsing import Parser
 from indexer.signatures import FileHashes
@@ -160,7 +160,7 @@ def _jsonl_sources(path: Path, name: str, prefix: str = "") -> Iterator[Source |
                 yield _Unseen(prefix)
                 continue
             first_line[document.id] = line.number
-            digest = _hash(document)
+            digest = hash_document(document)
             yield Source(document.id, digest, partial(_load_line, path, line.offset, prefix, digest))
     except CorpusError as error:
         yield _refusal(name, str(error))
@@ -177,7 +177,7 @@ def _load_line(path: Path, offset: int, prefix: str, digest: str) -> Document:
     with open_regular(path) as file:
         file.seek(offset)
         document = _document(Line(0, offset, file.readline(MAX_LINE_BYTES)), prefix)
-    if _hash(document) != digest:
+    if hash_document(document) != digest:
         raise CorpusError("its line changed while it was being read; run again")
     return document
 
@@ -188,11 +188,6 @@ def _document(line: Line, prefix: str) -> Document:
     return Document(
         prefix + parsed.id, parsed.title or parsed.id, parsed.text, check_metadata(parsed.metadata)
     )
-
-
-def _hash(document: Document) -> str:
-    metadata = (part for pair in encode(document.metadata) for part in pair)
-    return hash_text(document.title, document.text, *metadata)
 
 
 def read_questions(path: Path, documents: Mapping[str, Document] | None = None) -> list[Question]:

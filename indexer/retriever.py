@@ -11,6 +11,7 @@ from indexer.config import Workspace
 from indexer.corpus import Document
 from indexer.database import IndexMissing, open_published
 from indexer.encoding import CachedQueries, Encoder
+from indexer.metadata import Where
 from indexer.snapshot import Chunk, Snapshot
 from indexer.vectors import VectorIndex, open_vectors
 
@@ -52,16 +53,22 @@ class Retriever:
         # Whoever lets go of the retriever last ends its read transaction.
         weakref.finalize(self, snapshot.close)
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """The best `k` chunks for each query, best first."""
+    def search(self, queries: Sequence[str], k: int, where: Where | None = None) -> list[list[Hit]]:
+        """The best `k` chunks for each query, best first; with `where`, of the documents that fit it only.
+
+        Fewer come back only if there are fewer. Raises CorpusError if `where` holds what metadata cannot be.
+        """
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one chunk")
         if not queries:
             return []
         candidates = max(_CANDIDATES, 4 * k)
-        nearest = self._vectors.search(self._queries.encode(queries), _VECTORS_PER_CANDIDATE * candidates)
+        among = self.snapshot.chunks_where(where) if where else None
+        nearest = self._vectors.search(
+            self._queries.encode(queries), _VECTORS_PER_CANDIDATE * candidates, among
+        )
         return [
-            self._fuse(dense, dict(self.snapshot.keyword_search(query, candidates)), k)
+            self._fuse(dense, dict(self.snapshot.keyword_search(query, candidates, where)), k)
             for query, dense in zip(queries, nearest, strict=True)
         ]
 

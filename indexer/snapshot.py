@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 
 from indexer.corpus import Document
-from indexer.database import IndexDamaged, open_published, reporting_damage
+from indexer.database import (
+    DAMAGE_REMEDY,
+    IndexDamaged,
+    Stored,
+    open_published,
+    read_stored,
+    reporting_damage,
+)
 from indexer.encoding import Ids, Vectors
-from indexer.metadata import decode
+from indexer.metadata import Where, chunks_where, decode
 
 _CHUNKS = """
     SELECT c.id, c.document_id, d.title, c.heading, c.start_offset, c.end_offset,
@@ -68,6 +75,11 @@ class Snapshot:
         pairs = self._query("SELECT key, value FROM metadata WHERE document_id = ?", document_id)
         return Document(document_id, rows[0][0], rows[0][1], decode(pairs)) if rows else None
 
+    def stored(self) -> dict[str, Stored]:
+        """Owner and hashes of every document, by id, without reading it."""
+        with self._lock, reporting_damage(self._path):
+            return read_stored(self._connection)
+
     def sizes(self) -> tuple[int, int]:
         """How many documents and chunks there are."""
         row = self._query("SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM chunks)")[0]
@@ -91,12 +103,19 @@ class Snapshot:
             "SELECT c.id, v.count, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key ORDER BY c.id"
         )
         if not rows:
-            raise IndexDamaged(f"{self._path}: no chunk has a vector; delete it and run `openbook index`")
+            if self.sizes()[1]:
+                raise IndexDamaged(f"{self._path}: no chunk has a vector; {DAMAGE_REMEDY}")
+            return np.empty(0, dtype=np.int64), np.empty((0, 1), dtype=np.float32)
         ids = np.repeat(np.asarray([row[0] for row in rows], dtype=np.int64), [row[1] for row in rows])
         matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").astype(np.float32)
         return ids, matrix.reshape(len(ids), -1)
 
-    def keyword_search(self, query: str, k: int) -> list[tuple[int, float]]:
+    def chunks_where(self, where: Where) -> Ids:
+        """Ids of the chunks of all documents that fit the filter, [n]."""
+        sql, parameters = chunks_where(where)
+        return np.asarray([row[0] for row in self._query(sql, *parameters)], dtype=np.int64)
+
+    def keyword_search(self, query: str, k: int, where: Where | None = None) -> list[tuple[int, float]]:
         """Ids and BM25 scores (higher is better) of the `k` chunks that best match any word of `query`.
 
         Words are quoted, because the query language of FTS5 chokes on `?` and `-` and obeys `AND`.
@@ -104,11 +123,12 @@ class Snapshot:
         terms = dict.fromkeys(re.findall(r"\w+", query.casefold()))
         if not terms:
             return []
-        return self._query(
-            "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?",
-            " OR ".join(f'"{term}"' for term in terms),
-            k,
-        )
+        fits, parameters = chunks_where(where or {})
+        sql = "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?"
+        if where:
+            sql += f" AND +rowid IN ({fits})"  # the + keeps FTS5 from one search for each rowid
+        match = " OR ".join(f'"{term}"' for term in terms)
+        return self._query(sql + " ORDER BY rank, rowid LIMIT ?", match, *(parameters if where else ()), k)
 
     def contradictions(self) -> list[str]:
         """Where the parts of the database disagree, in words."""

@@ -9,22 +9,23 @@ from pathlib import Path
 
 from indexer.chunking import Span
 from indexer.corpus import Document, Owner
-from indexer.database import Making, Meta, connect, migrate, read_meta, reporting_damage, transaction
+from indexer.database import (
+    Making,
+    Meta,
+    Stored,
+    connect,
+    migrate,
+    read_meta,
+    read_stored,
+    reporting_damage,
+    transaction,
+)
 from indexer.encoding import Vectors
 from indexer.files import hash_text
 from indexer.metadata import decode, encode
 
 _CAN_DELETE_WORDS = sqlite3.sqlite_version_info >= (3, 42)
 """Whether the full text forgets a deleted row at once; older ones keep its words until all segments are merged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What the index knows of a document without reading it."""
-
-    owner: Owner
-    source_hash: str
-    content_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,13 @@ class Store:
 
     def stored(self) -> dict[str, Stored]:
         """What is known of every document, by id."""
-        rows = self._connection.execute("SELECT id, owner, source_hash, content_hash FROM documents")
-        return {row[0]: Stored(Owner(row[1]), *row[2:]) for row in rows}
+        return read_stored(self._connection)
+
+    def stored_one(self, document_id: str) -> Stored | None:
+        """What is known of one document, or None if it is not stored."""
+        sql = "SELECT owner, source_hash, content_hash FROM documents WHERE id = ?"
+        row = self._connection.execute(sql, (document_id,)).fetchone()
+        return Stored(Owner(row[0]), *row[1:]) if row else None
 
     def document(self, document_id: str) -> Document:
         """A document that is known to be stored."""
@@ -131,8 +137,9 @@ class Store:
             for document_id in removed:
                 unused += self._delete(document_id)
             for prepared in written:
+                known = self.stored_one(prepared.document.id)
                 unused += self._delete(prepared.document.id)
-                self._insert(prepared, owner)
+                self._insert(prepared, known.owner if known else owner)
             replaced = bool(unused)
             if owner is Owner.FOLDER:
                 unused += [key for (key,) in execute("SELECT key FROM loose_vectors")]

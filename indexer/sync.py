@@ -60,12 +60,7 @@ def sync(
     next attempt.
     """
     started = time.perf_counter()
-    if chunk_tokens > encoder.max_tokens:
-        raise EncoderError(
-            f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
-            " lower [index] chunk_tokens"
-        )
-    making = Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
+    making = making_of(encoder, chunk_tokens)
     with open_store(workspace) as store:
         # 1. See what there is, and read what is new or changed.
         hashes = FileHashes(store.files())
@@ -89,14 +84,14 @@ def sync(
         if meta.making != making:
             stale = stored.keys() - removed - changed
             documents += [
-                _Read(store.document(document_id), stored[document_id].source_hash)
+                ReadDocument(store.document(document_id), stored[document_id].source_hash)
                 for document_id in sorted(stale)
             ]
 
         # 3. Cut, embed, publish.
         generation, embedded = meta.generation, 0
         if documents or removed:
-            generation, embedded = _write(workspace, store, making, documents, removed, encoder)
+            generation, embedded = write(workspace, store, making, documents, removed, encoder)
         store.keep_files(hashes.seen)
         chunks = store.chunk_count()
 
@@ -115,6 +110,16 @@ def sync(
     return report
 
 
+def making_of(encoder: Encoder, chunk_tokens: int) -> Making:
+    """How documents are cut and embedded with these settings. Raises EncoderError if the encoder cannot."""
+    if chunk_tokens > encoder.max_tokens:
+        raise EncoderError(
+            f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
+            " lower [index] chunk_tokens"
+        )
+    return Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
+
+
 _CLASH = "a document put through the API has this id; rename the file, or delete that document"
 
 
@@ -130,40 +135,54 @@ def open_store(workspace: Workspace, patience_seconds: float = 0.0) -> Iterator[
         store.forget_history()
 
 
-def _write(
+def write(
     workspace: Workspace,
     store: Store,
     making: Making,
-    documents: Sequence[_Read],
+    documents: Sequence[ReadDocument],
     removed: Iterable[str],
     encoder: Encoder,
     owner: Owner = Owner.FOLDER,
 ) -> tuple[int, int]:
     """Publish a generation with these documents and without those; returns its number and the texts embedded."""
-    prepared, texts = _cut(documents, encoder, making.chunk_tokens)
-    embedded = _embed(texts, store, encoder)
+    prepared, passages = _cut(documents, encoder, making.chunk_tokens)
+    embedded = _embed(passages, store, encoder)
+    return publish(workspace, store, making, prepared, removed, owner), embedded
+
+
+def publish(
+    workspace: Workspace,
+    store: Store,
+    making: Making,
+    prepared: Sequence[PreparedDocument],
+    removed: Iterable[str],
+    owner: Owner,
+) -> int:
+    """Publish what is cut and embedded already; returns the generation."""
     generation = store.publish(making, prepared, removed, owner)
     with closing(Snapshot(workspace.database)) as snapshot:
         open_vectors(workspace, snapshot)  # so that the file is there for whoever opens this generation
-    return generation, embedded
+    return generation
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class ReadDocument:
+    """A document and the hash of what it was read from."""
+
     document: Document
     source_hash: str
 
 
-def _read(sources: Sequence[Source]) -> tuple[list[_Read], list[tuple[str, str]]]:
+def _read(sources: Sequence[Source]) -> tuple[list[ReadDocument], list[tuple[str, str]]]:
     """What can be read, and id and reason of what cannot."""
-    documents: list[_Read] = []
+    documents: list[ReadDocument] = []
     skipped: list[tuple[str, str]] = []
     if not sources:
         return documents, skipped
     with progress("reading documents", len(sources)) as advance:
         for source in sources:
             try:
-                documents.append(_Read(source.load(), source.hash))
+                documents.append(ReadDocument(source.load(), source.hash))
             except CorpusError as error:
                 skipped.append((source.id, str(error)))
             advance()
@@ -171,7 +190,7 @@ def _read(sources: Sequence[Source]) -> tuple[list[_Read], list[tuple[str, str]]
 
 
 def _cut(
-    documents: Sequence[_Read], encoder: Encoder, chunk_tokens: int
+    documents: Sequence[ReadDocument], encoder: Encoder, chunk_tokens: int
 ) -> tuple[list[PreparedDocument], dict[str, Passage]]:
     """The documents with their chunks, and what to embed for each vector key."""
     prepared: list[PreparedDocument] = []
