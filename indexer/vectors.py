@@ -1,110 +1,89 @@
-"""The vectors of one generation: a FAISS file in the cache, and what changed since it was written."""
+"""The FAISS index over one generation: a file in the cache, rebuilt whenever it is not the right one."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
-from contextlib import closing
-from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from indexer.config import Workspace
-from indexer.database import IndexMissing, open_published, record_vectors_file
+from indexer.database import record_vectors_file
 from indexer.encoding import Ids, Vectors
-from indexer.faiss_part import Kind, Part
 from indexer.files import write_atomically
 from indexer.snapshot import Snapshot
 
 logger = logging.getLogger("openbook.indexer")
 
-REWRITE_ROWS = 4096
-"""A file of up to so many vectors is written anew after every change; that takes less than 20 ms."""
-
-REWRITE_SHARE = 0.1
-"""A larger one only when so much of it has changed; until then changes are kept in memory."""
-
-_MAPPED_BYTES = 64 << 20
-"""From this size on the file is mapped: processes share it, and the system may drop what is not used."""
-
 
 class VectorIndex:
-    """Inner-product search over the vectors of chunks; never changed once made, so threads may share it.
+    """Exact inner-product search over the vectors of chunks; never changed once made, so threads may share it."""
 
-    `file` may lag behind: chunks it lacks are in `added`, and chunks that are gone are never found.
-    """
-
-    def __init__(self, file: Part, added: Part | None = None, alive: NDArray[np.bool_] | None = None) -> None:
-        self.file = file
-        self._added = added
-        self._alive = alive  # of each row of `file`; None if all are
+    def __init__(self, index: Any) -> None:
+        self._index = index  # IndexIDMap over Flat: over IVF its removals corrupt ids
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Vectors, kind: Kind = "auto") -> VectorIndex:
-        """Index `vectors`, [n, dim] L2-normalised; `ids`, [n] ascending, names the chunk of each."""
-        return cls(Part.build(ids, vectors, kind))
+    def build(cls, ids: Ids, vectors: Vectors) -> VectorIndex:
+        """Index `vectors`, [n, dim] L2-normalised; `ids`, [n], names the chunk of each, several times if need be."""
+        index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
+        index.add_with_ids(vectors, ids)
+        return cls(index)
 
-    def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> list[dict[int, float]]:
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VectorIndex:
+        """Read what `to_bytes` wrote. FAISS crashes on anything else, so check before."""
+        return cls(faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8)))
+
+    def to_bytes(self) -> bytes:
+        """The index in FAISS's own format."""
+        return bytes(faiss.serialize_index(self._index))
+
+    def search(self, queries: Vectors, k: int, among: Ids | None = None) -> list[dict[int, float]]:
         """For each query the chunks of its `k` nearest vectors, best first, each with its best cosine.
 
-        With `allowed`, only chunks with these ids; the search is then exact, since those may be few and anywhere.
+        With `among`, only the vectors of these chunks are looked at.
         """
-        found = [
-            part.search(queries, k, _usable(part, alive, allowed), thorough=allowed is not None)
-            for part, alive in ((self.file, self._alive), (self._added, None))
-            if part is not None
-        ]
-        scores, ids = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        if len(found) > 1:
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
-        return [_best_by_chunk(*row) for row in zip(ids.tolist(), scores.tolist(), strict=True)]
+        if self._index.ntotal == 0 or (among is not None and len(among) == 0):
+            return [{} for _ in queries]
+        wanted: Any = None
+        if among is not None:
+            wanted = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))  # type: ignore[call-arg]
+        scores, ids = self._index.search(queries, min(k, self._index.ntotal), params=wanted)
+        return [_best_by_chunk(*found) for found in zip(ids.tolist(), scores.tolist(), strict=True)]
 
-    def chunk_ids(self) -> Ids:
-        """The chunk of every vector, ascending."""
-        ids = self.file.chunk_ids if self._alive is None else self.file.chunk_ids[self._alive]
-        return ids if self._added is None else np.sort(np.concatenate([ids, self._added.chunk_ids]))
-
-    def lag(self) -> int:
-        """How many vectors the file has too many or too few."""
-        dead = 0 if self._alive is None else int(np.count_nonzero(~self._alive))
-        return dead + (0 if self._added is None else len(self._added.chunk_ids))
-
-    def holds(self, ids: Ids, vectors: Vectors) -> bool:
-        """Whether these are the vectors of exactly these chunks (in the order of `build`)."""
-        if not np.array_equal(self.chunk_ids(), ids):
-            return False
-        in_file = np.isin(ids, self.file.chunk_ids)
-        kept = self.file.codes() if self._alive is None else self.file.codes()[self._alive]
-        parts = [np.array_equal(kept, self.file.encode(vectors[in_file]))]
-        if self._added is not None:
-            parts.append(np.array_equal(self._added.codes(), self._added.encode(vectors[~in_file])))
-        return all(parts)
-
-
-def open_vectors(
-    workspace: Workspace,
-    snapshot: Snapshot,
-    kind: Kind = "auto",
-    known: VectorFile | None = None,
-    max_lag: int | None = None,
-) -> OpenedVectors:
-    raise NotImplementedError
-
-
-def _usable(part: Part, alive: NDArray[np.bool_] | None, allowed: Ids | None) -> NDArray[np.bool_] | None:
-    if allowed is None:
-        return alive
-    fits = np.isin(part.chunk_ids, allowed)
-    return fits if alive is None else fits & alive
+    def contents(self) -> tuple[Ids, Vectors]:
+        """The chunk of every vector and all vectors, as they were given to `build`."""
+        return faiss.vector_to_array(self._index.id_map), self._index.index.reconstruct_n(
+            0, self._index.ntotal
+        )
 
 
 def _best_by_chunk(ids: list[int], scores: list[float]) -> dict[int, float]:
     best: dict[int, float] = {}
-    for chunk_id, score in zip(ids, scores, strict=True):  # best first
+    for chunk_id, score in zip(ids, scores, strict=True):  # best first; -1 fills up
         if chunk_id >= 0:
             best.setdefault(chunk_id, score)
     return best
+
+
+def open_vectors(workspace: Workspace, snapshot: Snapshot) -> VectorIndex:
+    """The vectors of the snapshot's generation: from the cache if its file is ours, else from SQLite."""
+    path = workspace.cache / "vectors.faiss"
+    meta = snapshot.meta
+    if meta.vectors_generation == meta.generation and path.is_file():
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == meta.vectors_checksum:
+            return VectorIndex.from_bytes(data)
+        logger.warning("%s is damaged; rebuilding it", path)
+
+    index = VectorIndex.build(*snapshot.chunk_vectors())
+    data = index.to_bytes()
+    try:
+        write_atomically(path, data)
+        record_vectors_file(workspace.database, meta.generation, hashlib.sha256(data).hexdigest())
+    except (OSError, sqlite3.OperationalError) as error:
+        logger.warning("%s cannot be kept (%s); it will be rebuilt at the next start", path, error)
+    return index
