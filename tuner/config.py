@@ -106,7 +106,7 @@ class TuneConfig(BaseModel):
     """`[tune.synthesis]`, a table: `url` and `model` of an OpenAI-compatible endpoint, and what to have it write."""
 
     rank: int = Field(default=32, ge=1, le=256)
-    """Of the LoRA matrices; `lora_alpha` is twice the rank."""
+    """Of the LoRA matrices; `lora_alpha` is twice the rank, with `rslora` 16."""
     virtual_tokens: int = Field(default=20, ge=1, le=512)
     """Of prompt tuning, p-tuning and prefix tuning: learned tokens before every prompt."""
     learning_rate: float = Field(default_factory=_usual_rate, gt=0)

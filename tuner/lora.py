@@ -18,20 +18,21 @@ from tuner.peft_format import as_json
 
 ADAPTER = "openbook"
 _SVD_ITERATIONS = 8
+_STABILISED_ALPHA = 16
 
 
 class Lora:
     """A LoRA adapter (Hu et al. 2022, arXiv:2106.09685) in every linear layer, `lora_alpha` twice the rank.
 
     Also DoRA (Liu et al. 2024, arXiv:2402.09353) and rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732),
-    which scales by `alpha / sqrt(rank)`: there `lora_alpha` is `2 sqrt(rank)`, so that all start at the same scale.
+    which scales by `alpha / sqrt(rank)` with a fixed alpha, so that the scale falls more slowly with the rank.
     """
 
     def __init__(self, model: Any, settings: TuneConfig) -> None:
         stabilised = settings.method is Method.RSLORA
         config = LoraConfig(
             r=settings.rank,
-            lora_alpha=round(2 * settings.rank**0.5) if stabilised else 2 * settings.rank,
+            lora_alpha=_STABILISED_ALPHA if stabilised else 2 * settings.rank,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
             use_rslora=stabilised,
