@@ -16,18 +16,15 @@ from service.conversation import whole_question
 from service.errors import UnsupportedParameter
 from service.live import LiveAnswerer, Told, Underway, unless_client_leaves
 from service.openai_replies import ChatReply, CompletionReply
-from service.openai_schemas import (
-    ChatRequest,
+from service.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest
+from service.openai_responses import (
     ChatResponse,
-    CompletionRequest,
     CompletionResponse,
     EmbeddingItem,
-    EmbeddingRequest,
     EmbeddingResponse,
     EmbeddingUsage,
     Model,
     ModelList,
-    SamplingRequest,
 )
 from service.routes import Route
 from service.sse import EVENT_STREAM, event_stream

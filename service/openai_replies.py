@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from service.answering import Citation
 from service.live import Told, Underway
-from service.openai_schemas import (
+from service.openai_responses import (
     Annotation,
     ChatAnswer,
     ChatChoice,
