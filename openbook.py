@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
+from cli.backup import backup_command, restore_command
 from cli.eval import eval_command
 from cli.index import index
 from cli.serve import ask, keys, serve
@@ -24,7 +25,19 @@ def cli() -> None:
     """Retrieve, fine-tune, or both? Measure it on your own documents, then serve the answer."""
 
 
-for _command in (init, index, tune, adapters, ask, serve, keys, eval_command, demo):
+for _command in (
+    init,
+    index,
+    tune,
+    adapters,
+    ask,
+    serve,
+    keys,
+    eval_command,
+    demo,
+    backup_command,
+    restore_command,
+):
     cli.add_command(_command)
 
 
