@@ -151,8 +151,13 @@ _CONTRADICTIONS = MappingProxyType(
         "chunks missing from the full text": "chunks WHERE id NOT IN (SELECT rowid FROM words)",
         "full-text rows of deleted chunks": "words WHERE rowid NOT IN (SELECT id FROM chunks)",
         "full-text rows that differ from their chunk": f"""
-            ({_CHUNKS}) AS c JOIN words w ON w.rowid = c.id WHERE w.text <> c.text
+            ({_CHUNKS}) AS c JOIN words w ON w.rowid = c.id
+            WHERE w.text <> c.text OR w.title <> c.title OR w.heading <> c.heading
         """,
+        "vectors that nothing needs": """
+            vectors WHERE key NOT IN (SELECT vector_key FROM chunks) AND key NOT IN (SELECT key FROM loose_vectors)
+        """,
+        "values of metadata of deleted documents": "metadata WHERE document_id NOT IN (SELECT id FROM documents)",
     }
 )
 """Problems and where to find their rows."""
