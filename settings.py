@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -126,15 +128,25 @@ def _section_lines(title: str, section: type[BaseModel]) -> Iterator[str]:
     yield "|---|---|---|"
     tables = {}
     for key, value in section.model_fields.items():
-        if isinstance(value.annotation, type) and issubclass(value.annotation, BaseModel):
-            tables[key] = value.annotation
-            continue
-        default = value.get_default(call_default_factory=True, validated_data={})
-        shown = (
-            ""
-            if default is None
-            else f"`{TypeAdapter[Any](value.annotation or Any).dump_json(default).decode()}`"
-        )
-        yield f"| `{key}` | {shown} | {' '.join((value.description or '').split())} |"
+        if table := _table(value.annotation):
+            tables[key] = table
+            if table is value.annotation:
+                continue
+        yield f"| `{key}` | {_shown_default(value)} | {' '.join((value.description or '').split())} |"
     for key, table in tables.items():
         yield from _section_lines(f"{title}.{key}", table)
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it holds one (or may be left out)."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _shown_default(value: FieldInfo) -> str:
+    if value.is_required():
+        return "(required)"
+    default = value.get_default(call_default_factory=True, validated_data={})
+    if default is None:
+        return ""
+    return f"`{TypeAdapter[Any](value.annotation or Any).dump_json(default).decode()}`"

@@ -90,16 +90,16 @@ def open_routes(workspace: Workspace, settings: Settings, routes: Mapping[str, R
 
 def available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:
     """Routes whose adapter can be used; without any adapter the service still answers by the others."""
-    from tuner.base_model import resolve_model, weights_hash
-    from tuner.registry import AdapterError, Registry, check_adapter
+    from service.assembly import base_identity, require_usable
+    from tuner.registry import AdapterError, Registry
 
-    base_hash = weights_hash(resolve_model(settings.model.base))
+    identity = base_identity(settings.model)
     ready = {}
     for name, route in routes_from_config(settings.routes).items():
         try:
             if route.adapter is not None:
                 adapter = Registry(workspace.adapters).resolve(route.adapter)
-                check_adapter(adapter, settings.model.base, base_hash)
+                require_usable(adapter, settings.model, identity)
         except AdapterError as error:
             click.echo(f"route {name!r} is left out: {error}", err=True)
         else:

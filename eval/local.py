@@ -18,11 +18,9 @@ from indexer.files import hash_json, hash_text
 from indexer.readers import read_questions
 from indexer.retriever import Index, Retriever
 from service.answering import Answerer
-from service.assembly import solved_examples
-from service.generation import LocalGenerator
+from service.assembly import base_identity, open_generator, require_usable, solved_examples
 from service.routes import Route
-from tuner.base_model import load_base, resolve_model, weights_hash
-from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
+from tuner.registry import AdapterError, AdapterVersion, Registry
 
 log = logging.getLogger("openbook.eval")
 
@@ -48,10 +46,10 @@ def open_local(
     setup = local_setup(workspace, model, routes, read_questions(questions_path))
     index = Index.open(workspace, load_encoder(model.encoder)) if _any_retrieves(routes) else None
     questions = read_questions(questions_path, index.documents() if index else None)
-    base = load_base(model.base, model.dtype)
     registry = Registry(workspace.adapters)
+    base, generator = open_generator(model, registry)
     solved = solved_examples(questions, index, examples)
-    answerer = Answerer(base, LocalGenerator(base, registry), index, registry, routes, solved)
+    answerer = Answerer(base, generator, index, registry, routes, solved)
     return LocalRoutes(answerer, index.retriever() if index else None, questions, setup)
 
 
@@ -61,15 +59,15 @@ def local_setup(
     """What identifies the routes of a workspace, found without loading a model."""
     registry = Registry(workspace.adapters)
     adapters = {r.name: registry.resolve(r.adapter) for r in routes.values() if r.adapter is not None}
-    base_hash = weights_hash(resolve_model(model.base))
+    base_hash = base_identity(model)
     for adapter in adapters.values():
-        check_adapter(adapter, model.base, base_hash)
+        require_usable(adapter, model, base_hash)
     meta = _published(workspace) if _any_retrieves(routes) else None
     corpus_hash = meta.corpus_hash if meta else None
     _warn_of_other_corpora(adapters.values(), corpus_hash)
     train = [question for question in questions if question.split is Split.TRAIN]
     return Setup(
-        source="in process",
+        source=f"in process, the model at {model.remote.url}" if model.remote else "in process",
         base_model=model.base,
         base_model_hash=base_hash,
         adapters={name: adapter.key for name, adapter in adapters.items()},

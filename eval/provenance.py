@@ -24,7 +24,7 @@ class Setup:
     """Everything behind the routes that decides what they answer."""
 
     source: str
-    """`in process`, or the URL of the service."""
+    """`in process` (with the URL of the model, if a server has it), or the URL of the service."""
     base_model: str
     base_model_hash: str
     adapters: Mapping[str, str]

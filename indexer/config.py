@@ -5,8 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class RemoteConfig(BaseModel):
+    """Answers from an OpenAI-compatible server, such as vLLM, instead of from weights loaded here."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    url: str
+    """Up to and with `/v1`."""
+    model: str
+    """The base model, as the server calls it."""
+    adapters: dict[str, str] = {}
+    """By adapter (`mixed`, or `mixed@3` for that version alone), the model of the server that has it."""
+    api_key_env: str = "OPENBOOK_REMOTE_KEY"
+    """Environment variable that holds the key, if the server wants one."""
+    connections: int = Field(default=32, ge=1, le=1024)
+    """Requests to the server under way at once."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """Longest wait for the first, and for the next, piece of an answer."""
+    retries: int = Field(default=3, ge=0, le=10)
+    """Times that a request is sent again if the server is busy or out of reach; never after the first token."""
+    context_tokens: int | None = Field(default=None, ge=64)
+    """What the server reads at most, prompt and answer together, if that is less than the model itself can."""
+
+    @field_validator("url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not a URL like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("holds a password; put the key into the environment variable `api_key_env`")
+        return url.rstrip("/")
 
 
 class ModelConfig(BaseModel):
@@ -21,6 +55,9 @@ class ModelConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "8bit", "4bit"] = "auto"
     """Number format of the base model; `auto` is bfloat16 where the machine multiplies it natively. `8bit` and `4bit`
     need a CUDA GPU."""
+    remote: RemoteConfig | None = None
+    """`[model.remote]`, a table: `url` and `model` of an OpenAI-compatible server that answers. `base` then gives the
+    tokenizer, and its weights are loaded for training only."""
 
 
 class IndexConfig(BaseModel):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
-from indexer.files import hash_text
+from indexer.files import hash_files, hash_json, hash_text
 from indexer.retriever import Hit, Index
 from service.answering import Answerer, supports
-from service.generation import LocalGenerator
+from service.generation import Generator, LocalGenerator
+from service.remote import RemoteGenerator, served_name
 from service.routes import Route
-from tuner.base_model import load_base
+from tuner.base_model import BaseModel, load_base, load_tokenizer, resolve_model, weights_hash
 from tuner.prompt import Context, SolvedExample
-from tuner.registry import Registry
+from tuner.registry import AdapterVersion, Registry, check_adapter
 
 SEARCH_DEPTH = 5
 """How many hits are looked through for the passage that holds an example's answer."""
@@ -30,11 +32,40 @@ def open_answerer(
     retrieves = any(route.retrieve for route in routes.values())
     encoder = load_encoder(model.encoder) if retrieves else None
     index = Index.open(workspace, encoder) if encoder else None
-    base = load_base(model.base, model.dtype)
     registry = Registry(workspace.adapters)
+    base, generator = open_generator(model, registry)
     count = max((route.examples for route in routes.values()), default=0)
     examples = solved_examples(questions, index, count)
-    return Answerer(base, LocalGenerator(base, registry), index, registry, routes, examples, encoder)
+    return Answerer(base, generator, index, registry, routes, examples, encoder)
+
+
+def open_generator(model: ModelConfig, registry: Registry) -> tuple[BaseModel, Generator]:
+    """The base model with what answers from it: the weights loaded here, or a server. Raises ModelError."""
+    if model.remote is None:
+        base = load_base(model.base, model.dtype)
+        return base, LocalGenerator(base, registry)
+    base = load_tokenizer(model.base, base_identity(model))
+    limit = min(base.max_prompt_tokens, model.remote.context_tokens or base.max_prompt_tokens)
+    return replace(base, max_prompt_tokens=limit), RemoteGenerator(model.remote)
+
+
+def base_identity(model: ModelConfig) -> str:
+    """Hash of the base model's weights, or of the server that has them and of what is asked of it there."""
+    if model.remote is None:
+        return weights_hash(resolve_model(model.base))
+    asked = model.remote.model_dump(include={"url", "model", "adapters"})
+    return hash_json([hash_files([resolve_model(model.base, weights=False) / "config.json"]), asked])
+
+
+def require_usable(adapter: AdapterVersion, model: ModelConfig, identity: str) -> None:
+    """Refuse an adapter that the base model cannot answer with; `identity` is its `base_identity`.
+
+    A server has its own copy of the weights, and refuses by itself what does not fit them. Raises AdapterError.
+    """
+    if model.remote is None:
+        check_adapter(adapter, model.base, identity)
+    else:
+        served_name(model.remote, adapter.key)
 
 
 def solved_examples(questions: Sequence[Question], index: Index | None, count: int) -> list[SolvedExample]:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from indexer.database import IndexMissing
 from service.answering import PromptTooLong, UnknownRoute
+from service.completions_client import RemoteError, RemoteUnavailable
 from service.live import AnswerTimeout, ClientLeft
 from service.model_thread import GenerationFailed, Overloaded
 from tuner.prompt import PromptError
@@ -70,6 +71,8 @@ FAILURES: Mapping[type[Exception], Failure] = {
     UnsupportedParameter: Failure(400, "unsupported_value"),
     ClientLeft: Failure(499, "client_closed_request"),
     GenerationFailed: Failure(500, "generation_failed"),
+    RemoteUnavailable: Failure(503, "remote_unavailable"),
+    RemoteError: Failure(502, "remote_failed"),
     Overloaded: Failure(503, "overloaded"),
     AnswerTimeout: Failure(504, "timeout"),
 }
@@ -122,7 +125,8 @@ async def _on_failure(_: Request, error: Exception) -> JSONResponse:
     failure = failure_of(error)
     assert failure is not None  # noqa: S101 - registered for exactly these
     param = error.param if isinstance(error, UnsupportedParameter) else None
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
+    seconds = error.retry_after_seconds if isinstance(error, Overloaded | RemoteUnavailable) else None
+    headers = {"Retry-After": str(seconds)} if seconds is not None else None
     return error_response(failure.status, str(error), failure.code, param, headers)
 
 

