@@ -116,7 +116,7 @@ def false_positives(clusters: int, runs: int, resamples: int, rng: np.random.Gen
 
 def power(kind: str, clusters: int, runs: int, resamples: int, rng: np.random.Generator) -> Share:
     """How often a true difference as large as the detectable effect is found."""
-    means = [KINDS[kind](documents(clusters, rng), rng).mean() for _ in range(4000)]
+    means = [KINDS[kind](documents(clusters, rng), rng).mean() for _ in range(20_000)]
     effect = minimum_detectable_effect(float(np.std(means)), clusters)
     found = 0
     for _ in range(runs):

@@ -22,6 +22,7 @@ from settings import ConfigError, Settings, load_settings
 @click.option(
     "--fail-under", multiple=True, metavar="METRIC=NUMBER", help="Exit 1 if the winner scores less."
 )
+@click.option("--repeats", type=click.IntRange(min=2), help="Also draw answers at random, this many times.")
 @click.option("--plan", is_flag=True, help="Print time, tokens and what can be found, and stop.")
 @click.pass_context
 def eval_command(
@@ -31,11 +32,14 @@ def eval_command(
     url: str | None,
     select: bool,
     fail_under: Sequence[str],
+    repeats: int | None,
     plan: bool,
 ) -> None:
     """Ask every route the test questions and give a verdict."""
     if context.invoked_subcommand is None:
-        evaluate_routes(workspace, load_settings(workspace), url, select, fail_under, as_json, plan)
+        evaluate_routes(
+            workspace, load_settings(workspace), url, select, fail_under, as_json, plan, repeats or 0
+        )
 
 
 @eval_command.command("list")
@@ -93,6 +97,7 @@ def evaluate_routes(
     fail_under: Sequence[str],
     as_json: bool,
     plan: bool = False,
+    repeats: int = 0,
 ) -> None:
     """Evaluate every route of the settings, or those of the service at `url`."""
     from eval.commands import eval_run
@@ -101,4 +106,6 @@ def evaluate_routes(
     for name in {name for pair in settings.eval.contrasts for name in pair} - routes.keys():
         raise ConfigError(f"eval.contrasts names the unknown route {name!r}; known: {', '.join(routes)}")
     key = os.environ.get(settings.serve.api_key_env)
-    eval_run(workspace, settings.model, settings.eval, routes, url, key, select, fail_under, plan, as_json)
+    eval_run(
+        workspace, settings.model, settings.eval, routes, url, key, select, fail_under, plan, repeats, as_json
+    )

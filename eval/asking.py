@@ -55,20 +55,22 @@ class LocalAsker:
         An edit of a document changes the keys of the answers that read another passage because of it, and no
         others. Scores of passages are left out: they move a little with every edit.
         """
-        return [self._key(prepared) for prepared in self._answerer.prepare(pairs)]
+        return [prepared_key(self._answerer, self.setup, one) for one in self._answerer.prepare(pairs)]
 
-    def _key(self, prepared: Prepared) -> str:
-        base, route = self._answerer.base, prepared.route
-        return hash_json(
-            [
-                KEY_VERSION,
-                base.hash,
-                str(base.dtype),
-                self.setup.adapter_hashes.get(route.name),
-                prepared.question,
-                asdict(route),
-                list(prepared.request.prompt),
-                asdict(prepared.request.sampling),
-                [[c.document_id, c.title, c.start, c.end] for c in prepared.contexts],
-            ]
-        )
+
+def prepared_key(answerer: Answerer, setup: Setup, prepared: Prepared) -> str:
+    """The key of the answer to a prepared question."""
+    base, route = answerer.base, prepared.route
+    return hash_json(
+        [
+            KEY_VERSION,
+            base.hash,
+            str(base.dtype),
+            setup.adapter_hashes.get(route.name),
+            prepared.question,
+            asdict(route),
+            list(prepared.request.prompt),
+            asdict(prepared.request.sampling),
+            [[c.document_id, c.title, c.start, c.end] for c in prepared.contexts],
+        ]
+    )

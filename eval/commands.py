@@ -29,9 +29,10 @@ from eval.measuring import cluster_of
 from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
+from eval.repeats import SampledAsker
 from eval.result import EvaluationResult
 from eval.retrieval import retrieval_scores
-from eval.run import Evaluation, Oracle, evaluate
+from eval.run import Evaluation, Extras, Oracle, Repeats, evaluate
 from eval.scoring import METRICS
 from eval.selection import EXAMPLES, load_selection, select_prompts
 from indexer.config import ModelConfig, Workspace
@@ -69,20 +70,21 @@ def eval_run(
     select: bool,
     fail_under: Sequence[str],
     only_plan: bool,
+    repeats: int,
     as_json: bool,
 ) -> None:
     """Evaluate `routes` on the test questions, in this process or at `url`, and print the result.
 
     `select` chooses prompt options on the dev questions first (a service at `url` keeps its own); `only_plan`
-    prints what would be done instead. Raises EvalError if it cannot be run as asked, BelowThreshold if the result
-    is too low.
+    prints what would be done instead; `repeats` answers are drawn besides, with `eval.temperature`. Raises EvalError
+    if it cannot be run as asked, BelowThreshold if the result is too low.
     """
     thresholds = [parse_threshold(text) for text in fail_under]
     with _opened(workspace, model, settings, routes, url, api_key) as opened:
         if only_plan:
             _print_plan(workspace, opened, settings, select, as_json)
             return
-        evaluation = _evaluate(workspace, model, opened, settings, select)
+        evaluation = _evaluate(workspace, model, opened, settings, select, repeats)
     click.echo(evaluation.result.model_dump_json(indent=2) if as_json else format_evaluation(evaluation))
     check_thresholds(evaluation.result, thresholds)
 
@@ -188,7 +190,12 @@ def _opened(
 
 
 def _evaluate(
-    workspace: Workspace, model: ModelConfig, opened: _Opened, settings: EvalConfig, select: bool
+    workspace: Workspace,
+    model: ModelConfig,
+    opened: _Opened,
+    settings: EvalConfig,
+    select: bool,
+    repeats: int,
 ) -> Evaluation:
     asker, routes, earlier = opened.asker, opened.routes, _earlier(workspace)
     click.echo(_what_can_be_shown(opened.test, routes, settings, earlier), err=True)
@@ -201,15 +208,25 @@ def _evaluate(
             asker.setup,
             selection_path(workspace),
         )
-    retrieval = _retrieval_scores(opened.local.retriever if opened.local else None, opened.test)
     folder = _folder(workspace, opened.test, routes, settings, asker.setup)
-    answers = [path / "answers.jsonl" for path in earlier]
-    oracle = _oracle(opened.local, opened.test) if settings.oracle and opened.local else None
-    forgotten = known_forgetting(workspace, asker.setup)
-    encoder = load_encoder(model.encoder) if settings.semantic else None
-    return evaluate(
-        asker, opened.test, routes, folder, settings, retrieval, answers, oracle, forgotten, encoder
+    extras = Extras(
+        retrieval=_retrieval_scores(opened.local.retriever if opened.local else None, opened.test),
+        forgotten=known_forgetting(workspace, asker.setup),
+        encoder=load_encoder(model.encoder) if settings.semantic else None,
+        oracle=_oracle(opened.local, opened.test) if settings.oracle and opened.local else None,
+        repeats=_repeats(opened.local, repeats, settings.temperature) if repeats else None,
     )
+    answers = [path / "answers.jsonl" for path in earlier]
+    return evaluate(asker, opened.test, routes, folder, settings, extras, answers)
+
+
+def _repeats(local: LocalRoutes | None, repeats: int, temperature: float) -> Repeats:
+    if local is None:
+        raise EvalError("--repeats draws answers in this process; leave out --url")
+    if repeats < 2:
+        raise EvalError(f"--repeats {repeats} tells nothing of variance; use 2 or more")
+    askers = [SampledAsker(local.answerer, local.setup, temperature, n) for n in range(repeats)]
+    return Repeats(askers, temperature)
 
 
 def _oracle(local: LocalRoutes, test: Sequence[Question]) -> Oracle | None:

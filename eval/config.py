@@ -59,6 +59,8 @@ class EvalConfig(BaseModel):
     """Whether answers are also compared by meaning (similarity with gold and passages), with `model.encoder`."""
     oracle: bool = True
     """Whether routes that retrieve also answer from the gold passages, to show what better retrieval could gain."""
+    temperature: float = Field(default=0.7, gt=0, le=2)
+    """Of the answers that `--repeats` draws at random; all others are the likeliest."""
     latency_questions: int = Field(default=10, ge=1)
     """How many questions per route are answered one at a time, so that latency is not that of a batch."""
 

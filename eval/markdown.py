@@ -84,6 +84,7 @@ def markdown_report(result: EvaluationResult) -> str:
         *(_oracle_line(name, ceiling) for name, ceiling in result.oracle.items()),
         *(["## Retrieval", retrieval] if result.retrieval else []),
         *_segments_section(result),
+        *_repeats_section(result),
         *_forgetting_section(result),
         "## Costs",
         _costs_table(result),
@@ -161,6 +162,26 @@ def segments_note(result: EvaluationResult) -> str:
     return (
         f"Better than {result.verdict.recommended} there (corrected over all kinds): {'; '.join(exceptions)}."
     )
+
+
+def _repeats_section(result: EvaluationResult) -> list[str]:
+    if not result.repeats:
+        return []
+    first = next(iter(result.repeats.values()))
+    table = _table(
+        ["route", "mean [95 % CI]", "error from questions", "spread of one run", "share of decoding"],
+        [
+            [
+                name,
+                measure_text(Measure(mean=one.mean, ci=one.ci)),
+                "-" if one.standard_error_questions is None else f"{one.standard_error_questions:.4f}",
+                f"{one.standard_deviation_runs:.4f}",
+                f"{one.share_of_decoding:.2f}",
+            ]
+            for name, one in result.repeats.items()
+        ],
+    )
+    return ["## Drawn answers", f"{first.repeats} runs at temperature {first.temperature:g}.", table]
 
 
 def _forgetting_section(result: EvaluationResult) -> list[str]:

@@ -118,6 +118,22 @@ class OracleResult(_Section):
     lost: Measure
 
 
+class RepeatsResult(_Section):
+    """Primary scores of answers drawn at `temperature`, several times.
+
+    `standard_error_questions` is the mean's from the choice of questions, `standard_deviation_runs` that of one
+    run's mean from the drawing of answers; `share_of_decoding` the latter's share in the variance of one answer.
+    """
+
+    repeats: int
+    temperature: float
+    mean: float
+    ci: tuple[float, float]
+    standard_error_questions: float | None
+    standard_deviation_runs: float
+    share_of_decoding: float
+
+
 class SegmentResult(_Section):
     """One kind of question: mean primary scores by route, and the route to use there.
 
@@ -223,6 +239,8 @@ class EvaluationResult(_Section):
     forgetting: dict[str, list[ForgettingResult]]
     """By adapter, what was measured by `openbook eval forgetting`; empty if it was not run."""
     segments: dict[str, SegmentResult]
+    repeats: dict[str, RepeatsResult]
+    """By route, with `--repeats`."""
     costs: CostsResult
     verdict: VerdictResult
     provenance: Provenance

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from eval.answers import AnswerLog, AnswerRecord, EvalError, read_answers
@@ -16,7 +15,7 @@ from eval.markdown import markdown_report
 from eval.provenance import Setup
 from eval.report import html_report
 from eval.result import EvaluationResult, ForgettingResult
-from eval.scoring import score
+from eval.scoring import Additional, score
 from indexer.corpus import Question
 from indexer.encoding import Encoder
 from indexer.files import hash_text, write_atomically
@@ -50,17 +49,37 @@ class Oracle:
     questions: Sequence[Question]
 
 
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """One asker for each time that answers are drawn."""
+
+    askers: Sequence[Asker]
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an evaluation may be given beside its questions; everything may be left out.
+
+    `retrieval` holds scores that belong to no route; `forgotten` is what `eval.forgetting` found, by adapter; with an
+    `encoder` answers are also compared by meaning.
+    """
+
+    retrieval: Mapping[str, float] = field(default_factory=dict)
+    forgotten: Mapping[str, Sequence[ForgettingResult]] = field(default_factory=dict)
+    encoder: Encoder | None = None
+    oracle: Oracle | None = None
+    repeats: Repeats | None = None
+
+
 def evaluate(
     asker: Asker,
     questions: Sequence[Question],
     routes: Mapping[str, Route],
     folder: Path,
     settings: EvalConfig = EvalConfig(),  # noqa: B008 - never changed
-    retrieval: Mapping[str, float] = MappingProxyType({}),
+    extras: Extras = Extras(),
     earlier: Sequence[Path] = (),
-    oracle: Oracle | None = None,
-    forgotten: Mapping[str, Sequence[ForgettingResult]] = MappingProxyType({}),
-    encoder: Encoder | None = None,
 ) -> Evaluation:
     """Ask every route the same questions; write answers, scores and reports into `folder`.
 
@@ -78,10 +97,7 @@ def evaluate(
         evaluation.result.routes["rag"].metrics["f1"].ci
 
     Files: `answers.jsonl` (as it grows), `result.json`, `report.md` and `report.html`. An answer with the same
-    key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. `retrieval` holds scores
-    that belong to no route. `oracle` answers from the gold passages (`oracle.jsonl`);
-    `forgotten` is what `eval.forgetting` found, by adapter; with an `encoder` answers are
-    also compared by meaning. Raises EvalError.
+    key that is found in `answers.jsonl`, or in the `earlier` ones, is not asked for again. Raises EvalError.
     """
     if not routes:
         raise EvalError("there are no routes to evaluate; name at least one")
@@ -91,8 +107,23 @@ def evaluate(
         )
     path = folder / "answers.jsonl"
     records = _answered(asker, questions, routes, path, earlier, settings.latency_questions)
-    ceilings = {} if oracle is None else _ceilings(oracle, routes, path, earlier)
-    result = score(questions, routes, records, settings, asker.setup, retrieval, ceilings, forgotten, encoder)
+    ceilings = {} if extras.oracle is None else _ceilings(extras.oracle, routes, path, earlier)
+    drawn = {} if extras.repeats is None else _drawn(extras.repeats, questions, routes, path, earlier)
+    result = score(
+        questions,
+        routes,
+        records,
+        settings,
+        asker.setup,
+        Additional(
+            extras.retrieval,
+            extras.forgotten,
+            extras.encoder,
+            ceilings,
+            drawn,
+            extras.repeats.temperature if extras.repeats else 0.0,
+        ),
+    )
     write_atomically(folder / "report.md", markdown_report(result))
     write_atomically(folder / "report.html", html_report(result, questions, routes, records))
     # Last, because it is what says that the run is complete.
@@ -129,6 +160,25 @@ def _ceilings(
     known = [*earlier, *(file.with_name(path.name) for file in earlier), answers]
     records = _answered(oracle.asker, oracle.questions, retrieving, path, known, latency_questions=0)
     return {name: {record.question_id: record.answer for record in given} for name, given in records.items()}
+
+
+def _drawn(
+    repeats: Repeats,
+    questions: Sequence[Question],
+    routes: Mapping[str, Route],
+    answers: Path,
+    earlier: Sequence[Path],
+) -> dict[str, list[list[Answer]]]:
+    """By route, for each repeat the answers to the answerable questions."""
+    asked = [question for question in questions if question.answerable]
+    drawn: dict[str, list[list[Answer]]] = {name: [] for name in routes}
+    for number, asker in enumerate(repeats.askers, start=1):
+        path = answers.with_name(f"repeat-{number}.jsonl")
+        known = [file.with_name(path.name) for file in earlier]
+        records = _answered(asker, asked, routes, path, known, latency_questions=0)
+        for name, given in records.items():
+            drawn[name].append([record.answer for record in given])
+    return drawn
 
 
 def keyed_questions(

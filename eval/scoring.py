@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -21,6 +22,7 @@ from eval.metrics.multiple_choice import labels_of, majority, multiple_choice
 from eval.metrics.rouge_l import rouge_l
 from eval.metrics.token_f1 import token_f1
 from eval.provenance import Setup, library_versions, machine_facts, questions_hash, route_options
+from eval.repeats import repeats_result
 from eval.result import (
     AbstentionResult,
     ContrastResult,
@@ -31,6 +33,7 @@ from eval.result import (
     MultipleChoice,
     OracleResult,
     Provenance,
+    RepeatsResult,
     RouteResult,
     Tokens,
     VerdictResult,
@@ -52,32 +55,43 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """Computed on answerable questions; whether a route abstains where it should is scored apart."""
 
 
+@dataclass(frozen=True, slots=True)
+class Additional:
+    """What was found beside the answers.
+
+    `ceilings` are the oracle's answers by route and question id; `drawn` those drawn at `temperature`, by route and
+    repeat, to the answerable questions.
+    """
+
+    retrieval: Mapping[str, float]
+    forgotten: Mapping[str, Sequence[ForgettingResult]]
+    encoder: Encoder | None
+    ceilings: Mapping[str, Mapping[str, Answer]]
+    drawn: Mapping[str, Sequence[Sequence[Answer]]]
+    temperature: float
+
+
 def score(
     questions: Sequence[Question],
     routes: Mapping[str, Route],
     records: Mapping[str, Sequence[AnswerRecord]],
     settings: EvalConfig,
     setup: Setup,
-    retrieval: Mapping[str, float],
-    ceilings: Mapping[str, Mapping[str, Answer]],
-    forgotten: Mapping[str, Sequence[ForgettingResult]],
-    encoder: Encoder | None,
+    additional: Additional,
 ) -> EvaluationResult:
-    """Score the answers of every route, given in the order of the questions.
-
-    `ceilings` are the oracle's answers by route and question id, `forgotten` what is known of the adapters.
-    With an `encoder` answers are also compared by meaning.
-    """
+    """Score the answers of every route, given in the order of the questions."""
     answers = {name: [record.answer for record in given] for name, given in records.items()}
     scores = {
         name: metric_scores(settings.primary_metric, questions, given) for name, given in answers.items()
     }
-    clusters = [cluster_of(question) for question in questions if question.answerable]
+    answerable = [question for question in questions if question.answerable]
+    clusters = [cluster_of(question) for question in answerable]
     pairs = [(a, b) for a, b in settings.contrasts if a in routes and b in routes]
     tested = contrasts(
         scores, clusters, pairs, settings.margin, settings.resamples, np.random.default_rng(settings.seed)
     )
-    labels = labels_of([question.answers for question in questions if question.answerable])
+    labels = labels_of([question.answers for question in answerable])
+    encoder = additional.encoder
     vectors = None if encoder is None else vectors_for(encoder, questions, answers)
     results = {
         name: _route_result(questions, given, settings, labels, vectors) for name, given in records.items()
@@ -98,17 +112,19 @@ def score(
         routes=results,
         multiple_choice=_multiple_choice(questions, labels),
         contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
-        retrieval=dict(retrieval),
+        retrieval=dict(additional.retrieval),
         attribution=attribute(questions, routes, answers),
         oracle={
             name: _oracle_result(questions, answers[name], given, settings)
-            for name, given in ceilings.items()
+            for name, given in additional.ceilings.items()
             if given
         },
-        forgetting={adapter: list(found) for adapter, found in forgotten.items()},
-        segments=segment_advice(
-            [question for question in questions if question.answerable], scores, verdict.recommended, settings
-        ),
+        forgetting={adapter: list(found) for adapter, found in additional.forgotten.items()},
+        segments=segment_advice(answerable, scores, verdict.recommended, settings),
+        repeats={
+            name: _repeats_result(answerable, runs, additional.temperature, settings)
+            for name, runs in additional.drawn.items()
+        },
         costs=costs(usages, quality, settings.prices),
         verdict=VerdictResult(
             recommended=verdict.recommended,
@@ -176,6 +192,16 @@ def _multiple_choice(questions: Sequence[Question], labels: Sequence[str]) -> Mu
         return None
     label, share = majority([question.answers for question in questions if question.answerable], labels)
     return MultipleChoice(labels=list(labels), majority=label, majority_share=share)
+
+
+def _repeats_result(
+    questions: Sequence[Question],
+    runs: Sequence[Sequence[Answer]],
+    temperature: float,
+    settings: EvalConfig,
+) -> RepeatsResult:
+    scores = np.stack([metric_scores(settings.primary_metric, questions, answers) for answers in runs])
+    return repeats_result(scores, questions, temperature, settings.resamples, settings.seed)
 
 
 def _oracle_result(

@@ -45,10 +45,16 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def run(
-    workspace: Workspace, routes: dict[str, Route], fail_under=(), as_json=True, select=True, plan=False
+    workspace: Workspace,
+    routes: dict[str, Route],
+    fail_under=(),
+    as_json=True,
+    select=True,
+    plan=False,
+    repeats=0,
 ) -> None:
     model = ModelConfig(base=str(workspace.root / "tiny"), dtype="float32")
-    eval_run(workspace, model, SETTINGS, routes, None, None, select, fail_under, plan, as_json)
+    eval_run(workspace, model, SETTINGS, routes, None, None, select, fail_under, plan, repeats, as_json)
 
 
 def test_routes_without_retrieval_need_no_index(

@@ -12,7 +12,7 @@ from eval.config import EvalConfig
 from eval.grounding import grounding, similarity_scores, vectors_for
 from eval.markdown import markdown_report
 from eval.retrieval import retrieval_scores
-from eval.run import evaluate
+from eval.run import Extras, evaluate
 from indexer.corpus import Evidence, Question, Split
 from indexer.retrieval_metrics import first_ranks, ndcg_at, reciprocal_rank
 from indexer.snapshot import Chunk
@@ -55,7 +55,7 @@ def test_a_set_of_labels_is_scored_beside_the_majority(tmp_path: Path) -> None:
     questions = [replace(q, answers=(labels[n % 3],)) for n, q in enumerate(make_questions(30))]
     gold = {q.text: q.answers[0] for q in questions}
     model = ScriptedRoutes(lambda text, route: f"{gold[text]}, it is" if route.retrieve else "yes")
-    evaluation = evaluate(model, questions, ROUTES, tmp_path, SETTINGS, encoder=HashEncoder())
+    evaluation = evaluate(model, questions, ROUTES, tmp_path, SETTINGS, Extras(encoder=HashEncoder()))
     result = evaluation.result
     assert result.multiple_choice.majority_share == pytest.approx(2 / 3)
     assert result.routes["rag"].metrics["multiple_choice"].mean == 1.0

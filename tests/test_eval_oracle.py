@@ -10,7 +10,7 @@ from eval.asking import LocalAsker
 from eval.config import EvalConfig
 from eval.examples import examples
 from eval.oracle import gold_chunks, with_gold_passages
-from eval.run import Oracle, evaluate
+from eval.run import Extras, Oracle, evaluate
 from indexer.corpus import Evidence, Question, Split
 from indexer.snapshot import Chunk
 from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_answer, make_questions, right_answer
@@ -66,7 +66,7 @@ def test_what_retrieval_loses_is_the_oracle_less_the_route(tmp_path: Path) -> No
     ceiling.asker.keys = lambda pairs: [f"oracle {text} {route.name}" for text, route in pairs]
     routes = {name: ROUTES[name] for name in ("base", "rag")}
     settings = EvalConfig(resamples=1000, latency_questions=1)
-    result = evaluate(asker, questions, routes, tmp_path, settings, oracle=ceiling).result
+    result = evaluate(asker, questions, routes, tmp_path, settings, Extras(oracle=ceiling)).result
     assert set(result.oracle) == {"rag"}
     assert (result.oracle["rag"].n, result.oracle["rag"].score.mean) == (30, 1.0)
     assert result.oracle["rag"].lost.mean == pytest.approx(1 / 3)
@@ -74,7 +74,9 @@ def test_what_retrieval_loses_is_the_oracle_less_the_route(tmp_path: Path) -> No
     again = ScriptedRoutes(lambda text, route: "never asked")
     again.keys = ceiling.asker.keys
     assert (
-        evaluate(asker, questions, routes, tmp_path, settings, oracle=Oracle(again, questions[:30])).result
+        evaluate(
+            asker, questions, routes, tmp_path, settings, Extras(oracle=Oracle(again, questions[:30]))
+        ).result
         == result
     )
     assert again.calls == []
@@ -85,7 +87,9 @@ def test_where_a_route_was_shown_the_gold_its_answer_is_the_oracles(tmp_path: Pa
     asker = ScriptedRoutes(lambda text, route: right_answer(text))
     settings = EvalConfig(resamples=1000, latency_questions=1)
     oracle = Oracle(ScriptedRoutes(lambda text, route: "never asked"), questions)
-    result = evaluate(asker, questions, {"rag": ROUTES["rag"]}, tmp_path, settings, oracle=oracle).result
+    result = evaluate(
+        asker, questions, {"rag": ROUTES["rag"]}, tmp_path, settings, Extras(oracle=oracle)
+    ).result
     assert result.oracle["rag"].lost.mean == 0.0
     assert oracle.asker.calls == []
 

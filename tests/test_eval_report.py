@@ -10,7 +10,7 @@ import pytest
 
 from eval.config import EvalConfig
 from eval.markdown import markdown_report, markdown_table
-from eval.run import Evaluation, evaluate
+from eval.run import Evaluation, Extras, evaluate
 from indexer.corpus import Question, Split
 from service.routes import Route
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_questions, right_answer
@@ -25,7 +25,7 @@ def say(question: str, route: Route) -> str:
 def run(folder: Path, questions: list[Question], routes=ROUTES) -> Evaluation:
     model = ScriptedRoutes(say)
     settings = EvalConfig(resamples=1000, latency_questions=1)
-    return evaluate(model, questions, routes, folder, settings, {"recall@1": 0.885})
+    return evaluate(model, questions, routes, folder, settings, Extras(retrieval={"recall@1": 0.885}))
 
 
 @pytest.fixture

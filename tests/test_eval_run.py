@@ -12,7 +12,7 @@ from eval.answers import AnswerLog, EvalError, read_answers
 from eval.asking import BATCH
 from eval.config import EvalConfig
 from eval.result import load_result
-from eval.run import Evaluation, evaluate
+from eval.run import Evaluation, Extras, evaluate
 from indexer.corpus import Question, Split
 from service.routes import Route
 from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_questions, right_answer
@@ -34,7 +34,7 @@ def run(folder: Path, model: ScriptedRoutes, **changes) -> Evaluation:
 
 
 def test_result_follows_the_published_schema(tmp_path: Path) -> None:
-    run(tmp_path, ScriptedRoutes(say), retrieval={"recall@1": 0.9})
+    run(tmp_path, ScriptedRoutes(say), extras=Extras(retrieval={"recall@1": 0.9}))
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["schema"] == 1
     assert result["routes"]["rag"]["n"] == 61
