@@ -48,7 +48,7 @@ class Retriever:
         self.generation = snapshot.meta.generation
         self.corpus_hash = snapshot.meta.corpus_hash
         self.snapshot = snapshot
-        self._vectors = vectors
+        self.vectors = vectors
         self._queries = queries
         # Whoever lets go of the retriever last ends its read transaction.
         weakref.finalize(self, snapshot.close)
@@ -64,7 +64,7 @@ class Retriever:
             return []
         candidates = max(_CANDIDATES, 4 * k)
         among = self.snapshot.chunks_where(where) if where else None
-        nearest = self._vectors.search(
+        nearest = self.vectors.search(
             self._queries.encode(queries), _VECTORS_PER_CANDIDATE * candidates, among
         )
         return [
@@ -132,7 +132,8 @@ class Index:
         snapshot = Snapshot(self._workspace.database)
         try:
             self._require_same_encoder(snapshot.meta.making.encoder_id)
-            return Retriever(snapshot, open_vectors(self._workspace, snapshot), self._queries)
+            known = self._current.vectors if self._current else None
+            return Retriever(snapshot, open_vectors(self._workspace, snapshot, known=known), self._queries)
         except BaseException:
             snapshot.close()
             raise

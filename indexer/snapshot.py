@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterable
@@ -97,18 +98,30 @@ class Snapshot:
         """Every chunk, in the order of documents and offsets."""
         return [Chunk(*row) for row in self._query(_CHUNKS + "ORDER BY c.document_id, c.start_offset")]
 
-    def chunk_vectors(self) -> tuple[Ids, Vectors]:
-        """The chunk of each vector, [n] ascending, and all vectors, [n, dim]; a chunk may have several."""
-        rows = self._query(
-            "SELECT c.id, v.count, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key ORDER BY c.id"
+    def chunk_ids(self) -> Ids:
+        """Every chunk, [n] ascending."""
+        return np.asarray(
+            [row[0] for row in self._query("SELECT id FROM chunks ORDER BY id")], dtype=np.int64
         )
+
+    def chunk_vectors(self, ids: Ids | None = None) -> tuple[Ids, Vectors]:
+        """The chunk of each vector, [n] ascending, and all vectors, [n, dim]; a chunk may have several.
+
+        With `ids`, of these chunks only.
+        """
+        sql = "SELECT c.id, v.count, v.vector FROM chunks c JOIN vectors v ON v.key = c.vector_key"
+        if ids is None:
+            rows = self._query(sql + " ORDER BY c.id")
+        else:
+            some = " WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.id"
+            rows = self._query(sql + some, json.dumps(ids.tolist()))
         if not rows:
             if self.sizes()[1]:
                 raise IndexDamaged(f"{self._path}: no chunk has a vector; {DAMAGE_REMEDY}")
             return np.empty(0, dtype=np.int64), np.empty((0, 1), dtype=np.float32)
-        ids = np.repeat(np.asarray([row[0] for row in rows], dtype=np.int64), [row[1] for row in rows])
-        matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").astype(np.float32)
-        return ids, matrix.reshape(len(ids), -1)
+        chunks = np.repeat(np.asarray([row[0] for row in rows], dtype=np.int64), [row[1] for row in rows])
+        matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype="<f4").astype(np.float32, copy=False)
+        return chunks, matrix.reshape(len(chunks), -1)
 
     def chunks_where(self, where: Where) -> Ids:
         """Ids of the chunks of all documents that fit the filter, [n]."""

@@ -14,7 +14,7 @@ from indexer.files import hash_text
 from indexer.locking import writer_lock
 from indexer.snapshot import Snapshot
 from indexer.store import Store
-from indexer.vectors import open_vectors
+from indexer.vectors import open_vectors, read_vectors
 
 _PATIENCE_SECONDS = 30.0
 
@@ -38,9 +38,7 @@ def verify(workspace: Workspace) -> VerifyReport:
         problems = snapshot.contradictions() + _hash_problems(snapshot) + _full_text_problems(workspace)
         problems = problems or _faiss_problems(workspace, snapshot)
         if problems:
-            raise IndexDamaged(
-                f"{workspace.database}: {'; '.join(problems)}; {DAMAGE_REMEDY}"
-            )
+            raise IndexDamaged(f"{workspace.database}: {'; '.join(problems)}; {DAMAGE_REMEDY}")
         documents, chunks = snapshot.sizes()
         return VerifyReport(snapshot.meta.generation, documents, chunks)
 
@@ -48,7 +46,9 @@ def verify(workspace: Workspace) -> VerifyReport:
 def _hash_problems(snapshot: Snapshot) -> list[str]:
     """Whether each text, and the list of them, is still what its hash says."""
     stored = snapshot.stored()
-    hashes = {name: hash_text(document.title, document.text) for name, document in snapshot.documents().items()}
+    hashes = {
+        name: hash_text(document.title, document.text) for name, document in snapshot.documents().items()
+    }
     problems = []
     if differing := sum(hashes[name] != stored[name].content_hash for name in hashes):
         problems.append(f"{differing} documents that differ from their hash")
@@ -68,10 +68,15 @@ def _full_text_problems(workspace: Workspace) -> list[str]:
 
 def _faiss_problems(workspace: Workspace, snapshot: Snapshot) -> list[str]:
     ids, vectors = snapshot.chunk_vectors()
-    indexed_ids, indexed_vectors = open_vectors(workspace, snapshot).contents()
-    if not np.array_equal(indexed_ids, ids):
-        differing = set(ids.tolist()) ^ set(indexed_ids.tolist())
-        return [f"FAISS and SQLite hold different vectors ({len(differing)} chunks are in only one of them)"]
-    if not np.array_equal(indexed_vectors, vectors):
-        return ["vectors in FAISS differ from those in SQLite"]
+    # As the file is, if it claims to be of this generation; then as a search has it, up to date and rid of old vectors.
+    for opened in (read_vectors(workspace, snapshot), open_vectors(workspace, snapshot, tidy=True)):
+        if opened is None:
+            continue
+        if not np.array_equal(indexed_ids := opened.chunk_ids(), ids):
+            differing = set(ids.tolist()) ^ set(indexed_ids.tolist())
+            return [
+                f"FAISS and SQLite hold different vectors ({len(differing)} chunks are in only one of them)"
+            ]
+        if not opened.holds(ids, vectors):
+            return ["vectors in FAISS differ from those in SQLite"]
     return []
