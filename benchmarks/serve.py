@@ -1,7 +1,7 @@
 """Our service one request at a time, with 16 clients, and beside `transformers serve`, in one run.
 
     python benchmarks/serve.py [--requests 128] [--clients 16] [--data ../shared/data/squad-xquad-en]
-                               [--workspace FOLDER] [--skip-peer] [--soak 0]
+                               [--workspace FOLDER] [--base MODEL] [--skip-peer] [--soak 0]
 
 Four routes take turns over real questions (those of dev), greedily, up to 32 new tokens. The peer gets the very same
 prompts, but answers all of them with the base model: it has no retrieval and switches no adapters. A workspace given
@@ -31,7 +31,7 @@ import psutil
 
 NEW_TOKENS = 32
 ROUTES = ("base", "rag", "tuned", "hybrid")
-CONFIG = "[index]\ndocuments = {documents!r}\n[eval]\nquestions = {questions!r}\n"
+CONFIG = "[model]\nbase = {model!r}\n[index]\ndocuments = {documents!r}\n[eval]\nquestions = {questions!r}\n"
 START_SECONDS = 300.0
 
 
@@ -63,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
     parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--base", default="bundled:smollm2-135m-instruct")
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--skip-peer", action="store_true")
@@ -74,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         workspace = arguments.workspace or Path(temporary)
         if arguments.workspace is None:
-            make_workspace(arguments.data.resolve(), workspace)
+            make_workspace(arguments.data.resolve(), arguments.base, workspace)
         run(workspace, arguments)
 
 
@@ -120,22 +121,24 @@ def run(workspace: Path, arguments: argparse.Namespace) -> None:
     print(json.dumps(report, indent=2))
 
 
-def make_workspace(data: Path, workspace: Path) -> None:
+def make_workspace(data: Path, model: str, workspace: Path) -> None:
     """An index of the documents, and an untrained LoRA adapter under the name that the standard routes use."""
     documents, questions = str(data / "documents.jsonl"), str(data / "questions.jsonl")
-    (workspace / "openbook.toml").write_text(CONFIG.format(documents=documents, questions=questions))
+    (workspace / "openbook.toml").write_text(
+        CONFIG.format(model=model, documents=documents, questions=questions)
+    )
     openbook = Path(sys.executable).with_name("openbook")
     subprocess.run([openbook, "index", "-w", workspace], check=True)
 
     from safetensors.torch import save_file
 
-    from indexer.config import ModelConfig, Workspace
+    from indexer.config import Workspace
     from tuner.base_model import load_base
     from tuner.config import TuneConfig
     from tuner.methods import attach
     from tuner.registry import Manifest, Registry
 
-    base = load_base(ModelConfig().base)
+    base = load_base(model)
     attached = attach(base.model, TuneConfig())
     tensors, config = attached.saved()
 

@@ -26,7 +26,11 @@ from tuner.registry import AdapterError, Registry
 
 
 class FailsLater(RuntimeError):
-    """In a script: lets the batch run for two steps and breaks it then."""
+    """In a script: lets the batch run for two steps, in which two words are said, and breaks it then."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__("fails later")
+        self.text = text
 
 
 class ScriptedGenerator:
@@ -86,6 +90,7 @@ class ScriptedGenerator:
             if isinstance(said, BaseException):
                 run.tokens += 1
                 if isinstance(said, FailsLater) and run.tokens < 3:
+                    run.text = " ".join(said.text.split()[: run.tokens])
                     continue
                 raise said
             words = said.split(" ")
@@ -137,7 +142,7 @@ class FakeIndex:
     def document(self, document_id: str) -> Document | None:
         return self._documents.get(document_id)
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int, where: object = None) -> list[list[Hit]]:
         return [self._search(query, k) for query in queries]
 
     def _search(self, query: str, k: int) -> list[Hit]:

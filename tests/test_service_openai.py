@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import ServeConfig
 from service.model_thread import ModelThread
-from tests.fakes_service import ScriptedGenerator, make_answerer
+from tests.fakes_service import FailsLater, ScriptedGenerator, make_answerer
 from tests.tiny import tiny_adapter, tiny_base
 
 ASK = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How high is the tower?"}]
@@ -125,3 +125,26 @@ def test_unknown_model_and_wrong_key_raise_the_clients_own_exceptions(client: Op
     assert caught.value.code == "model_not_found"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
+
+
+def test_error_after_the_first_byte_is_an_event_that_the_client_raises(
+    client: OpenAI, generator: ScriptedGenerator
+) -> None:
+    generator.enqueue(FailsLater("88 metres and then"))
+    stream = client.chat.completions.create(model="base", messages=ASK, stream=True)
+    pieces: list[str] = []
+    with pytest.raises(openai.APIError, match="its log says why") as caught:
+        pieces.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert "".join(pieces) == "88 metres"
+    assert caught.value.code == "internal_error"
+
+
+def test_end_of_a_stream_carries_the_citations(client: OpenAI, generator: ScriptedGenerator) -> None:
+    generator.enqueue("88 metres")
+    *_, last = client.chat.completions.create(model="hybrid", messages=ASK, stream=True)
+    assert last.choices[0].finish_reason == "stop"
+    assert last.model_extra is not None
+    assert [c["document_id"] for c in last.model_extra["citations"]] == ["folder/tower.md"]
+    assert last.choices[0].delta.model_extra is not None
+    [annotation] = last.choices[0].delta.model_extra["annotations"]
+    assert annotation["url_citation"]["url"] == "/v1/documents/folder/tower.md#char=0,46"
