@@ -11,7 +11,7 @@ from tuner.augment import BLANK, make_clozes, make_pattern_questions, shuffle_se
 from tuner.config import TuneConfig
 from tuner.examples import Passage, RowBuilder, RowKind
 from tuner.prompt import ABSTENTION
-from tuner.recipes import build_rows
+from tuner.recipes import RecipeError, build_rows, read_replay
 
 TOKENIZER = tiny_tokenizer()
 PASSAGES = [
@@ -157,3 +157,25 @@ def test_default_rows_are_those_of_the_first_release():
     """A change here invalidates measured recipes: `settings.seed` must keep deciding the same rows."""
     made = build_rows(builder(), TuneConfig())
     assert hash_json([[row.kind, row.prompt, row.completion] for row in made])[:16] == "e5d07c4bd8d2bbe7"
+
+
+def test_general_texts_are_a_share_of_the_rows_and_long_ones_are_cut():
+    texts = [f"Text {i}." for i in range(50)] + ["x" * 1000]
+    without = build_rows(builder(), TuneConfig())
+    rows = build_rows(builder(replay_share=0.5), TuneConfig(replay_share=0.5), texts)
+    replayed = [row for row in rows if row.kind is RowKind.REPLAY]
+    assert rows[: len(without)] == without
+    assert len(replayed) == len(without)
+    assert all(len(row.completion) <= 256 for row in build_rows(builder(), TuneConfig(), ["x" * 1000]))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "cannot be read"), ('{"text": "a"}\n{"txt": 1}', "line 2"), ("\n", "has no texts")],
+)
+def test_a_bad_replay_file_is_named(tmp_path, content, said):
+    file = tmp_path / "general.jsonl"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RecipeError, match=said):
+        read_replay(file)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import click
 
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
-from indexer.files import hash_json
 from indexer.retriever import Retriever
-from tuner.base_model import load_base, resolve_model, weights_hash
-from tuner.card import write_card
+from tuner.base_model import load_base
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.dev import DevScorer, Score
@@ -27,14 +21,12 @@ from tuner.leakage import check_leakage, format_leakage
 from tuner.lock import tune_lock
 from tuner.material import Material, describe_synthesis, gather, with_synthesis
 from tuner.probe import probe
-from tuner.prompt import prompt_hash
 from tuner.recipes import format_plan
+from tuner.registering import Run, register, replay_file, same_inputs, training_inputs
 from tuner.registry import AdapterVersion, Registry
 from tuner.search import search_settings
-from tuner.train import Trained, plan_batches, train
+from tuner.train import plan_batches, train
 from tuner.trained_on import TrainedOn, question_hash
-
-LIBRARIES = ("torch", "transformers", "peft", "openbook")
 
 
 class TuneError(ValueError):
@@ -65,19 +57,19 @@ def tune(
     learning = _learning_questions(questions, say)
     with tune_lock(workspace.data, settings.adapter):
         registry = Registry(workspace.adapters)
-        inputs = _inputs(model, settings, learning, retriever)
-        adapter = None if force else _same_inputs(registry, settings.adapter, inputs)
+        inputs = training_inputs(workspace, model, settings, learning, retriever)
+        adapter = None if force else same_inputs(registry, settings.adapter, inputs)
         if adapter is not None:
             say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
         else:
-            material = _with_synthesis(workspace, settings, gather(learning, retriever), questions, say)
+            material = _gather(workspace, settings, questions, retriever, say)
             dev = [q for q in learning if q.split is Split.DEV]
             run = _train(workspace, model, settings, material, dev, score, say)
             seen = TrainedOn(
                 retriever.snapshot.content_hashes(),
                 {q.id: question_hash(q) for q in [*material.questions, *dev]},
             )
-            adapter = _register(registry, settings, inputs, run, seen, retriever.generation)
+            adapter = register(registry, settings, inputs, run, seen, retriever.generation)
             _checkpoints(workspace, settings).clear()
             say(_summary(adapter))
         _promote(registry, adapter, measure, say)
@@ -95,7 +87,7 @@ def show_plan(
 ) -> None:
     """Check for leakage and show rows and tokens by kind; with `try_steps` also what time and memory they take."""
     say = _Speaker(as_json)
-    material = gather(_learning_questions(questions, say), retriever)
+    material = gather(_learning_questions(questions, say), retriever, replay_file(workspace, settings))
     if settings.synthesis is not None:
         say(describe_synthesis(material, settings.synthesis, workspace.cache / "synthesis"))
     base = load_base(model.base, model.dtype)
@@ -142,7 +134,7 @@ def search(
     say = _Speaker(as_json)
     learning = _learning_questions(questions, say)
     with tune_lock(workspace.data, f"{settings.adapter}-search"):
-        material = _with_synthesis(workspace, settings, gather(learning, retriever), questions, say)
+        material = _gather(workspace, settings, questions, retriever, say)
         base = load_base(model.base, model.dtype)
         dev = [q for q in learning if q.split is Split.DEV]
         scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
@@ -167,22 +159,15 @@ class _Speaker:
             click.echo(json.dumps({"adapter": adapter.key, "manifest": adapter.manifest.model_dump()}))
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What training produced, and from how many rows of each kind in which number format."""
-
-    trained: Trained
-    rows: dict[str, int]
-    dtype: str
-
-
-def _with_synthesis(
+def _gather(
     workspace: Workspace,
     settings: TuneConfig,
-    material: Material,
     questions: Sequence[Question],
+    retriever: Retriever,
     say: _Speaker,
 ) -> Material:
+    """What to learn from, with what a language model writes to it if one is configured."""
+    material = gather(questions, retriever, replay_file(workspace, settings))
     if settings.synthesis is None:
         return material
     test = [q for q in questions if q.split is Split.TEST]
@@ -199,14 +184,14 @@ def _train(
     dev: Sequence[Question],
     score: Score,
     say: _Speaker,
-) -> _Run:
+) -> Run:
     base = load_base(model.base, model.dtype)
     rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
     scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
     trained = train(base, plan, settings, scorer, _checkpoints(workspace, settings))
-    return _Run(
+    return Run(
         trained, {str(kind): n for kind, n in Counter(row.kind for row in rows).items()}, str(base.dtype)
     )
 
@@ -240,65 +225,3 @@ def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | Non
                 f"again, or use it all the same with `openbook adapters promote {adapter.key}`"
             )
     registry.promote(adapter.name, adapter.version)
-
-
-def _inputs(
-    model: ModelConfig, settings: TuneConfig, questions: Sequence[Question], retriever: Retriever
-) -> dict[str, Any]:
-    """Everything an adapter depends on, as its manifest records it."""
-    return {
-        "base_model": model.base,
-        "base_model_hash": weights_hash(resolve_model(model.base)),
-        "corpus_hash": retriever.corpus_hash,
-        "questions_hash": hash_json(
-            sorted([q.id, q.text, list(q.answers), list(q.document_ids), q.split] for q in questions)
-        ),
-        "prompt_hash": prompt_hash(),
-        "recipe": settings.recipe,
-        "method": settings.method.value,
-        "settings": {
-            **settings.model_dump(mode="json"),
-            "dtype": model.dtype,
-            "index": asdict(retriever.snapshot.meta.making),
-        },
-        "seed": settings.seed,
-    }
-
-
-def _same_inputs(registry: Registry, name: str, inputs: dict[str, Any]) -> AdapterVersion | None:
-    """The newest version that was trained on exactly this, promoted or not."""
-    for number in reversed(registry.versions(name)):
-        adapter = registry.resolve(f"{name}@{number}")
-        manifest = adapter.manifest.model_dump()
-        if all(manifest[key] == value for key, value in inputs.items()):
-            return adapter
-    return None
-
-
-def _register(
-    registry: Registry,
-    settings: TuneConfig,
-    inputs: dict[str, Any],
-    run: _Run,
-    seen: TrainedOn,
-    generation: int,
-) -> AdapterVersion:
-    trained = run.trained
-
-    def write(folder: Path) -> None:
-        trained.save(folder)
-        seen.write(folder)
-        write_card(folder, settings.adapter, inputs, run.rows, trained)
-
-    manifest = {
-        **inputs,
-        "corpus_generation": generation,
-        "rows": run.rows,
-        "tokens": trained.tokens,
-        "steps": trained.steps,
-        "seconds": round(trained.seconds, 1),
-        "dev_scores": trained.dev_scores,
-        "versions": {library: version(library) for library in LIBRARIES} | {"dtype": run.dtype},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return registry.add(settings.adapter, write, manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,11 @@ class TuneConfig(BaseModel):
     """Share of open-book rows that show the passage with the answer."""
     abstention_share: float = Field(default=0.1, ge=0.0, le=0.5)
     """Most that questions without an answer may be of the open-book rows."""
+    replay: Path | None = None
+    """A `.jsonl` of general texts (`{"text": …}`), relative to openbook.toml, to be read between the documents, so that
+    less is forgotten."""
+    replay_share: float = Field(default=0.1, ge=0.0, le=0.9)
+    """Share of the rows that are such texts, if there are enough of them."""
     contexts: int = Field(default=3, ge=1, le=10)
     """An open-book row shows one to this many passages."""
 

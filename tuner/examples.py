@@ -13,6 +13,8 @@ from tuner.augment import Cloze, make_clozes, make_pattern_questions, shuffle_se
 from tuner.config import TuneConfig
 from tuner.prompt import ABSTENTION, Context, build_prompt
 
+_MOST_REPLAY_TOKENS = 256
+
 
 class RowKind(StrEnum):
     """What a training row teaches."""
@@ -24,6 +26,7 @@ class RowKind(StrEnum):
     CLOSED_BOOK = "closed-book"
     OPEN_BOOK = "open-book"
     ABSTENTION = "abstention"
+    REPLAY = "replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +165,20 @@ class RowBuilder:
         randomness.shuffle(contexts)
         return contexts
 
-    def _document_row(self, text: str) -> Row:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def replay_rows(self, texts: Sequence[str], count: int, randomness: random.Random) -> list[Row]:
+        """Up to `count` general texts, drawn without repetition and cut where they are long."""
+        chosen = randomness.sample(texts, min(count, len(texts)))
+        return [self._document_row(text, RowKind.REPLAY, _MOST_REPLAY_TOKENS) for text in chosen]
+
+    def _document_row(self, text: str, kind: RowKind = RowKind.DOCUMENT, most: int | None = None) -> Row:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][:most]
         start = (
             self.tokenizer.bos_token_id
             if self.tokenizer.bos_token_id is not None
             else self.tokenizer.eos_token_id
         )
-        return Row(RowKind.DOCUMENT, (start,), (*ids, self.tokenizer.eos_token_id))
+        end = () if most is not None and len(ids) == most else (self.tokenizer.eos_token_id,)
+        return Row(kind, (start,), (*ids, *end))
 
     def _cloze_row(self, title: str, cloze: Cloze) -> Row:
         return self._answer_row(RowKind.CLOZE, f"{title}: {cloze.text}", (), cloze.answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from indexer.snapshot import Chunk
 from tuner.config import SynthesisConfig, TuneConfig
 from tuner.endpoint import Endpoint
 from tuner.examples import Passage, Row, RowBuilder, Search
-from tuner.recipes import build_rows
+from tuner.recipes import build_rows, read_replay
 from tuner.synthesis import Synthesised, estimate, synthesise
 
 
@@ -25,6 +25,7 @@ class Material:
     passages: list[Passage]
     train: list[Question]
     search: Search
+    replay: tuple[str, ...] = ()
     synthesised: Synthesised | None = None
 
     @property
@@ -42,13 +43,14 @@ class Material:
         builder = RowBuilder(
             tokenizer, self.passages, self.questions, self.search, settings, statements=statements
         )
-        return build_rows(builder, settings)
+        return build_rows(builder, settings, self.replay)
 
 
-def gather(learning: Sequence[Question], retriever: Retriever) -> Material:
-    """The indexed chunks and the train questions among `learning`."""
+def gather(learning: Sequence[Question], retriever: Retriever, replay: Path | None = None) -> Material:
+    """The indexed chunks, the train questions among `learning`, and general texts. Raises RecipeError."""
     passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
-    return Material(passages, [q for q in learning if q.split is Split.TRAIN], _search(retriever))
+    train = [q for q in learning if q.split is Split.TRAIN]
+    return Material(passages, train, _search(retriever), tuple(read_replay(replay)) if replay else ())
 
 
 def with_synthesis(
@@ -57,7 +59,7 @@ def with_synthesis(
     """The material and what the endpoint writes to it. Raises SynthesisError."""
     with _opened(settings, cache) as endpoint:
         made = synthesise(endpoint, settings, material.passages, material.train, test)
-    return Material(material.passages, material.train, material.search, made)
+    return replace(material, synthesised=made)
 
 
 def describe_synthesis(material: Material, settings: SynthesisConfig, cache: Path) -> str:

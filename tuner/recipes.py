@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from tuner.config import TuneConfig
 from tuner.examples import Row, RowBuilder
@@ -14,8 +16,8 @@ class RecipeError(ValueError):
     """A recipe that leaves nothing to train on; the message names the remedy."""
 
 
-def build_rows(builder: RowBuilder, settings: TuneConfig) -> list[Row]:
-    """All rows of a run: every pass of every kind, as the recipe asks."""
+def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] = ()) -> list[Row]:
+    """All rows of a run: every pass of every kind, as the recipe asks, and general texts of `replay` among them."""
     randomness = builder.randomness
     rows: list[Row] = []
     if settings.recipe != "open-book":
@@ -34,7 +36,28 @@ def build_rows(builder: RowBuilder, settings: TuneConfig) -> list[Row]:
             rows += builder.open_book_rows(randomness)
     if not rows:
         raise RecipeError("every pass of the recipe is 0: there is nothing to train on; raise one in [tune]")
+    if replay:
+        share = settings.replay_share
+        rows += builder.replay_rows(replay, round(len(rows) * share / (1 - share)), randomness)
     return rows
+
+
+def read_replay(file: Path) -> list[str]:
+    """The general texts of a `.jsonl`. Raises RecipeError that names the line."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise RecipeError(f"tune.replay: {file} cannot be read ({error.strerror})") from error
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = json.loads(line)["text"] if line.strip() else ""
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecipeError(f'tune.replay: line {number} of {file} is not {{"text": "…"}}') from error
+        texts += [text] if isinstance(text, str) and text.strip() else []
+    if not texts:
+        raise RecipeError(f"tune.replay: {file} has no texts")
+    return texts
 
 
 def format_plan(rows: Sequence[Row], plan: Plan) -> str:

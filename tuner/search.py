@@ -155,7 +155,8 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> st
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
     fixed = settings.model_dump(mode="json", exclude=set(_given(settings)))
-    return hash_json([base.hash, str(base.dtype), passages, questions, fixed, _ranks(settings)])
+    given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
+    return hash_json([base.hash, str(base.dtype), *given])
 
 
 def _open_study(optuna: Any, file: Path, name: str, seed: int) -> Study:
