@@ -45,6 +45,7 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     from service.commands import serve as serve_forever
     from service.guard import require_keys
     from service.model_thread import ModelThread
+    from service.workbench import open_workbench
 
     settings = load_settings(workspace)
     given: dict[str, object] = {
@@ -56,7 +57,8 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     require_keys(config)  # before the seconds that loading takes
     answerer = open_routes(workspace, settings, available_routes(workspace, settings))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
-    serve_forever(create_app(answerer, thread, config), config)
+    bench = open_workbench(workspace, settings.index)
+    serve_forever(create_app(answerer, thread, config, bench), config)
 
 
 @click.group()

@@ -12,6 +12,7 @@ from indexer.corpus import Document
 from indexer.database import IndexMissing
 from indexer.encoding import Encoder
 from indexer.files import hash_json
+from indexer.metadata import Where
 from indexer.retriever import Hit, Index, Retriever
 from service.generation import GenerationRequest, Generator
 from service.routes import Route
@@ -145,6 +146,13 @@ class Answerer:
     def document(self, document_id: str) -> Document | None:
         """A document as indexed, or None if the index does not hold it."""
         return self._index.document(document_id) if self._index else None
+
+    def search(self, query: str, k: int, where: Where | None = None) -> tuple[int, list[Hit]]:
+        """The index generation, and the best `k` of its chunks that fit `where`. Raises IndexMissing, CorpusError."""
+        if self._index is None:
+            raise IndexMissing("no route retrieves, so no index is open")
+        retriever = self._index.retriever()
+        return retriever.generation, retriever.search([query], k, where)[0]
 
     def identity(self, route: Route) -> str:
         """Hash of all that the route's answers depend on beside the question. Raises AdapterError, IndexMissing."""

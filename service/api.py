@@ -64,7 +64,9 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
         found = await run_in_threadpool(live.answerer.document, document_id)
         if found is None:
             return error_response(404, f"no document {document_id!r} in the index", "document_not_found")
-        return DocumentResponse(id=found.id, title=found.title, text=found.text)
+        return DocumentResponse(
+            id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata)
+        )
 
     return router
 

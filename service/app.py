@@ -15,15 +15,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from service.access import AccessLog
+from service.admin import adapters_router, feedback_router, jobs_router
 from service.answering import Answerer
 from service.api import answer_router, health_router
 from service.config import ServeConfig
+from service.documents_api import documents_router
 from service.errors import ErrorBody, add_error_handlers
 from service.generation import LocalGenerator
 from service.guard import Guard, require_keys
 from service.live import LiveAnswerer
 from service.model_thread import ModelThread
 from service.openai_api import openai_router
+from service.workbench import Workbench
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
@@ -34,10 +37,13 @@ WATCH_SECONDS = 1.0
 _BEARER = HTTPBearer(auto_error=False, description="A key of the service, if it has any; checked by `Guard`.")
 
 
-def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfig) -> FastAPI:
-    """The service over `answerer`, whose generator `model_thread` owns; closes the thread at shutdown.
+def create_app(
+    answerer: Answerer, model_thread: ModelThread, config: ServeConfig, bench: Workbench | None = None
+) -> FastAPI:
+    """The service over `answerer`, whose generator `model_thread` owns; closes the thread and `bench` at shutdown.
 
-    Raises ExposureError if `config` would let strangers in, and KeyFileError.
+    Without a `bench` it answers and changes nothing. Raises ExposureError if `config` would let strangers in, and
+    KeyFileError.
     """
     keys = require_keys(config)
     live = LiveAnswerer(answerer, model_thread, config.timeout_seconds)
@@ -47,8 +53,12 @@ def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfi
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(_watch(model_thread))
+        if bench is not None:
+            await run_in_threadpool(bench.jobs.start)
         yield
         watching.cancel()
+        if bench is not None:
+            await run_in_threadpool(bench.close)
         await run_in_threadpool(model_thread.close, config.timeout_seconds)
 
     app = FastAPI(
@@ -66,13 +76,22 @@ def create_app(answerer: Answerer, model_thread: ModelThread, config: ServeConfi
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
         )
     app.add_middleware(AccessLog, metrics=live.metrics)
     add_error_handlers(app)
     shown_as_protected = [Security(_BEARER)]
     app.include_router(health_router(live))
+    if bench is not None:
+        # Before the routes that take any document id: `GET /v1/documents` is a list.
+        for router in (
+            documents_router(live, bench),
+            adapters_router(live, bench),
+            jobs_router(bench),
+            feedback_router(live, bench),
+        ):
+            app.include_router(router, dependencies=shown_as_protected)
     app.include_router(answer_router(live), dependencies=shown_as_protected)
     app.include_router(openai_router(live, config.max_new_tokens), dependencies=shown_as_protected)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

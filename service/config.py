@@ -40,6 +40,8 @@ class ServeConfig(BaseModel):
     """The most that a client may ask for as `max_tokens`."""
     max_body_bytes: int = Field(default=1_000_000, ge=1_000)
     """Largest request body."""
+    max_upload_bytes: int = Field(default=16_000_000, ge=1_000)
+    """Largest document that may be put over HTTP."""
 
 
 class RouteConfig(BaseModel):

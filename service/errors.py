@@ -14,11 +14,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from indexer.database import IndexMissing
+from indexer.corpus import CorpusError
+from indexer.database import IndexDamaged, IndexMissing, IndexUnwritable
+from indexer.documents import DocumentOfFolder, DocumentUnknown
+from indexer.locking import IndexBusy
 from service.answering import PromptTooLong, UnknownRoute
 from service.completions_client import RemoteError, RemoteUnavailable
+from service.feedback import FeedbackError
+from service.jobs import JobsElsewhere, UnknownJob
 from service.live import AnswerTimeout, ClientLeft
 from service.model_thread import GenerationFailed, Overloaded
+from service.workbench import UnknownEvaluation
 from tuner.prompt import PromptError
 from tuner.registry import AdapterError
 
@@ -66,6 +72,16 @@ FAILURES: Mapping[type[Exception], Failure] = {
     UnknownRoute: Failure(404, "model_not_found"),
     AdapterError: Failure(404, "adapter_unavailable"),
     IndexMissing: Failure(404, "index_missing"),
+    IndexBusy: Failure(503, "index_busy"),
+    IndexDamaged: Failure(500, "index_damaged"),
+    IndexUnwritable: Failure(507, "index_unwritable"),
+    DocumentUnknown: Failure(404, "document_not_found"),
+    DocumentOfFolder: Failure(409, "document_of_folder"),
+    CorpusError: Failure(400, "invalid_document"),
+    UnknownJob: Failure(404, "job_not_found"),
+    JobsElsewhere: Failure(409, "jobs_elsewhere"),
+    UnknownEvaluation: Failure(404, "evaluation_not_found"),
+    FeedbackError: Failure(400, "invalid_feedback"),
     PromptTooLong: Failure(400, "context_length_exceeded"),
     PromptError: Failure(400, "invalid_prompt"),
     UnsupportedParameter: Failure(400, "unsupported_value"),

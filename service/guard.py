@@ -24,9 +24,20 @@ OPEN_PATHS = ("/healthz", "/")
 OPEN_PREFIX = "/static/"
 """The page and its script say nothing about the documents: the key is asked for in it."""
 ASK_PATHS = frozenset(
-    ("/v1/answer", "/v1/compare", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/feedback")
+    (
+        "/v1/answer",
+        "/v1/compare",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/feedback",
+        "/v1/index/search",
+    )
 )
 """What a reader may POST to; all else that changes something takes an admin."""
+PRIVATE_PATH = "/v1/feedback/export"
+"""What others asked is not for every reader."""
+DOCUMENTS_PREFIX = "/v1/documents/"
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -71,7 +82,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, config: ServeConfig, keys: Sequence[Key]) -> None:
         self._app = app
-        self._max_body_bytes = config.max_body_bytes
+        self._config = config
         self._keys = keys
         self._limit = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
 
@@ -126,13 +137,14 @@ class Guard:
         """The refusal of a body out of bounds, if so; and a `receive` that gives the whole body at once."""
         # Whoever still sends is hung up on, or the server would read on only to throw it away.
         hang_up = {"Connection": "close"}
+        is_upload = scope["method"] == "PUT" and scope["path"].startswith(DOCUMENTS_PREFIX)
+        setting = "max_upload_bytes" if is_upload else "max_body_bytes"
+        most = self._config.max_upload_bytes if is_upload else self._config.max_body_bytes
         too_large = error_response(
-            413,
-            f"the body is larger than {self._max_body_bytes} bytes (serve.max_body_bytes)",
-            headers=hang_up,
+            413, f"the body is larger than {most} bytes (serve.{setting})", headers=hang_up
         )
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdigit() and int(declared) > most:
             return too_large, receive
         body = bytearray()
         try:
@@ -142,14 +154,15 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         return None, _repeating(message)
                     body += message.get("body", b"")
-                    if len(body) > self._max_body_bytes:
+                    if len(body) > most:
                         return too_large, receive
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
             late = f"the body did not arrive within {BODY_SECONDS:g} s"
             return error_response(408, late, headers=hang_up), receive
-        if _deeper_than(body, MAX_JSON_DEPTH):
+        is_file = is_upload and "json" not in Headers(scope=scope).get("content-type", "").lower()
+        if not is_file and _deeper_than(body, MAX_JSON_DEPTH):
             return error_response(
                 400, f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels", "invalid_value"
             ), receive
@@ -157,7 +170,7 @@ class Guard:
 
 
 def _only_reads(method: str, path: str) -> bool:
-    return method in ("GET", "HEAD") or (method == "POST" and path in ASK_PATHS)
+    return (method in ("GET", "HEAD") and path != PRIVATE_PATH) or (method == "POST" and path in ASK_PATHS)
 
 
 def _bearer(header: str) -> str:

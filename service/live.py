@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,6 +57,16 @@ class RecentAnswers:
         """The answer of that id, unless it is forgotten."""
         return self._answers.get(answer_id)
 
+    def forget_document(self, document_id: str) -> None:
+        """Drop every answer that was shown a passage of the document."""
+        shown = [
+            a.id
+            for a in list(self._answers.values())
+            if any(c.document_id == document_id for c in a.contexts)
+        ]
+        for answer_id in shown:
+            self._answers.pop(answer_id, None)
+
 
 class LiveAnswerer:
     """Joins the answerer (threads) with the model thread (one) for many concurrent requests."""
@@ -91,6 +101,16 @@ class LiveAnswerer:
             asked = [one for one in prepared for _ in range(choices)]
             requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
             return Underway(self, asked, requests, started, self._timeout_seconds)
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Do something in the model thread, between two tokens. Raises AnswerTimeout, Overloaded."""
+        future = asyncio.wrap_future(self.model_thread.call(work))
+        try:
+            return await asyncio.wait_for(future, self._timeout_seconds)
+        except TimeoutError:
+            raise AnswerTimeout(
+                f"the model was busy for {self._timeout_seconds:g} s (serve.timeout_seconds)"
+            ) from None
 
     @contextmanager
     def counted(self, route: str) -> Iterator[None]:

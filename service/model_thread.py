@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from service.generation import GenerationRequest, Generator, Run
 from service.metrics import Metrics
@@ -17,6 +18,8 @@ from tuner.decoding import Decoded
 from tuner.registry import AdapterError
 
 log = logging.getLogger("openbook.service")
+
+T = TypeVar("T")
 
 BATCH_WINDOW_SECONDS = 0.005
 """How long the first request after a pause waits for company; later ones join while others run."""
@@ -93,6 +96,7 @@ class ModelThread:
         self._queue_tokens = queue_tokens
         self._batch_tokens = batch_tokens
         self._queue: deque[_Job] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: list[_Job] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -111,6 +115,15 @@ class ModelThread:
             self._queue.append(job)
             self._changed.notify_all()
         return job.future
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Let the thread do something between two tokens, such as loading an adapter. Raises Overloaded."""
+        future: Future[T] = Future()
+        with self._changed:
+            self.require_room(0)
+            self._calls.append((work, future))
+            self._changed.notify_all()
+        return future
 
     def require_room(self, requests: int, prompt_tokens: int = 0) -> None:
         """Raise Overloaded if so many more cannot be queued; a prompt alone is never too long for the queue."""
@@ -167,6 +180,7 @@ class ModelThread:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                self._answer_calls()
                 self._admit(self._next_jobs())
                 self._step()
         finally:
@@ -180,7 +194,7 @@ class ModelThread:
             self._last_beat = time.monotonic()
             if self._running:
                 return True
-            while not self._queue:
+            while not self._queue and not self._calls:
                 if self._closing:
                     return False
                 self._last_beat = time.monotonic()
@@ -189,6 +203,15 @@ class ModelThread:
                 lambda: self._closing or len(self._queue) >= MAX_ROWS, BATCH_WINDOW_SECONDS
             )
             return True
+
+    def _answer_calls(self) -> None:
+        while self._calls:
+            work, future = self._calls.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:
+                    future.set_exception(error)
 
     def _next_jobs(self) -> list[_Job]:
         """The jobs that may join now: in turn, as far as rows, padded tokens and the reading budget allow."""

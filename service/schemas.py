@@ -96,6 +96,7 @@ class DocumentResponse(BaseModel):
     id: str
     title: str
     text: str
+    metadata: dict[str, str | bool | float] = {}
 
 
 class Health(BaseModel):

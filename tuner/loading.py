@@ -63,6 +63,13 @@ class ResidentAdapters:
             self.unload_all()
             raise
 
+    def forget(self, key: str) -> None:
+        """Give an adapter's memory back; it is loaded again when it is used."""
+        if key == self._used:
+            self._leave()
+        if key in self._held:
+            self._forget(key)
+
     def unload_all(self) -> None:
         """Back to the plain base model: after a failure nobody knows what its layers hold."""
         attached, self._attached = self._attached, None

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.answering import Answerer
+from service.app import create_app
+from service.config import RouteConfig, ServeConfig
+from service.generation import LocalGenerator
+from service.keys import Scope, new_key
+from service.model_thread import ModelThread
+from service.workbench import Workbench, open_workbench
+from tests.fakes_service import ScriptedGenerator
+from tests.fakes_workbench import answerer_of, make_workbench
+from tests.hostile import pdf
+from tests.tiny import tiny_base
+from tuner.registry import Registry
+
+TOWER = "How high is the tower?"
+TIDES = {
+    "title": "Tide table",
+    "text": "High water at the pier is at 06:40.",
+    "metadata": {"year": 2026, "draft": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return make_workbench(tmp_path)
+
+
+@pytest.fixture
+def generator() -> ScriptedGenerator:
+    return ScriptedGenerator()
+
+
+@pytest.fixture
+def answerer(bench: Workbench, generator: ScriptedGenerator) -> Answerer:
+    return answerer_of(bench, generator, tiny_base(), {"rag": RouteConfig(k=3)})
+
+
+@pytest.fixture
+def client(bench: Workbench, answerer: Answerer) -> Iterator[TestClient]:
+    with connect(bench, answerer, ServeConfig(max_body_bytes=20_000, max_upload_bytes=200_000)) as client:
+        yield client
+
+
+def connect(bench: Workbench, answerer: Answerer, config: ServeConfig) -> TestClient:
+    app = create_app(answerer, ModelThread(answerer.generator), config, bench)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
+
+
+def error_code(client: TestClient, method: str, path: str, **more: Any) -> tuple[int, str]:
+    response = client.request(method, path, **more)
+    return response.status_code, response.json()["error"]["code"]
+
+
+def ask(client: TestClient, route: str = "rag", question: str = TOWER) -> Any:
+    return client.post("/v1/answer", json={"question": question, "route": route}).json()
+
+
+def test_put_document_is_in_the_next_answer_and_deleted_in_none(client: TestClient) -> None:
+    question = "When is high water at the pier?"
+    put = client.put("/v1/documents/tides/2026.md", json=TIDES)
+    assert (put.status_code, put.json()["created"], put.json()["generation"]) == (201, True, 2)
+    answer = ask(client, question=question)
+    assert answer["generation"] == 2
+    assert answer["contexts"][0]["document_id"] == "tides/2026.md"
+    assert client.get("/v1/documents/tides/2026.md").json()["metadata"] == TIDES["metadata"]
+
+    assert client.put("/v1/documents/tides/2026.md", json={**TIDES, "text": "Closed."}).status_code == 200
+    assert client.get("/v1/documents/tides/2026.md").json()["text"] == "Closed."
+
+    assert client.delete("/v1/documents/tides/2026.md").json()["generation"] == 4
+    assert client.get("/v1/documents/tides/2026.md").status_code == 404
+    shown = {context["document_id"] for context in ask(client, question=question)["contexts"]}
+    assert "tides/2026.md" not in shown
+
+
+def test_uploaded_file_goes_through_the_guarded_parser(client: TestClient) -> None:
+    page = b"<html><head><title>Ferry</title></head><body><p>The ferry leaves at nine.</p></body></html>"
+    assert client.put("/v1/documents/ferry.html", content=page).status_code == 201
+    document = client.get("/v1/documents/ferry.html").json()
+    assert "The ferry leaves at nine." in document["text"]
+    assert "<p>" not in document["text"]
+
+
+def test_file_full_of_brackets_is_no_deep_json(client: TestClient) -> None:
+    text = "# Brackets\n\n" + "[" * 5000
+    assert client.put("/v1/documents/brackets.md", content=text.encode()).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "code"),
+    [
+        ("broken.pdf", b"not a pdf", 400, "invalid_document"),
+        ("scan.pdf", pdf(b""), 400, "invalid_document"),
+        ("program.exe", b"MZ", 400, "invalid_document"),
+        ("binary.md", b"\xff\xfe\x00", 400, "invalid_document"),
+        ("empty.md", b"", 400, "invalid_document"),
+        ("..%2F..%2Fetc%2Fpasswd.md", b"text", 400, "invalid_document"),
+        ("a%00b.md", b"text", 400, "invalid_document"),
+        ("large.md", b"x" * 300_000, 413, "request_entity_too_large"),
+        ("tower.md%2F..%2Fbell.md", b"text", 400, "invalid_document"),
+    ],
+)
+def test_upload_that_cannot_be_used_is_refused_in_words(
+    client: TestClient, path: str, content: bytes, status: int, code: str
+) -> None:
+    assert error_code(client, "PUT", f"/v1/documents/{path}", content=content) == (status, code)
+    assert client.get("/v1/index").json()["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"title": "no text"}, "text"),
+        ({"text": "x", "colour": "red"}, "colour"),
+        ({"text": "x", "metadata": {"a": [1]}}, "metadata"),
+        ("not JSON", None),
+    ],
+)
+def test_document_with_wrong_fields_names_the_field(client: TestClient, body: Any, param: str | None) -> None:
+    content = json.dumps(body) if isinstance(body, dict) else body
+    response = client.put("/v1/documents/a.md", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_documents_of_the_folder_change_with_their_files_only(client: TestClient) -> None:
+    for method, body in (("PUT", TIDES), ("DELETE", None)):
+        code = error_code(client, method, "/v1/documents/harbour.md", json=body)
+        assert code == (409, "document_of_folder")
+    assert error_code(client, "DELETE", "/v1/documents/none.md") == (404, "document_not_found")
+
+
+def test_documents_are_listed_by_the_page(client: TestClient) -> None:
+    client.put("/v1/documents/tides.md", json=TIDES)
+    first = client.get("/v1/documents", params={"limit": 2}).json()
+    rest = client.get("/v1/documents", params={"limit": 2, "offset": 2}).json()
+    listed = [document["id"] for page in (first, rest) for document in page["documents"]]
+    assert listed == ["bakery.md", "folder/tower.md", "harbour.md", "tides.md"]
+    assert (first["total"], rest["offset"], rest["documents"][1]["owner"]) == (4, 2, "api")
+    found = client.get("/v1/documents", params={"q": "TIDE"}).json()
+    assert [(d["id"], d["chunks"], d["characters"]) for d in found["documents"]] == [
+        ("tides.md", 1, len(str(TIDES["text"])))
+    ]
+
+
+def test_index_status_says_what_a_sync_would_find(client: TestClient, bench: Workbench) -> None:
+    fresh = client.get("/v1/index").json()
+    assert (fresh["generation"], fresh["documents"], fresh["stale"]) == (1, 3, False)
+    client.put("/v1/documents/tides.md", json=TIDES)
+    (bench.documents / "bakery.md").unlink()
+    (bench.documents / "new.md").write_text("A new one.")
+    status = client.get("/v1/index").json()
+    assert (status["documents"], status["stale"]) == (4, True)
+    assert (status["changed"], status["removed"]) == (["new.md"], ["bakery.md"])
+
+
+def test_search_shows_passages_without_a_model_and_can_be_restricted(
+    client: TestClient, generator: ScriptedGenerator
+) -> None:
+    client.put("/v1/documents/tides.md", json=TIDES)
+    found = client.post("/v1/index/search", json={"query": TOWER, "k": 2}).json()
+    assert found["generation"] == 2
+    assert found["hits"][0]["document_id"] == "folder/tower.md"
+    assert len(found["hits"]) == 2
+    restricted = client.post("/v1/index/search", json={"query": TOWER, "where": {"year": 2026}}).json()
+    assert {hit["document_id"] for hit in restricted["hits"]} == {"tides.md"}
+    assert generator.history == []
+
+
+def test_adapters_show_which_one_routes_use_and_promotion_changes_the_next_answer(client: TestClient) -> None:
+    adapters = client.get("/v1/adapters").json()["adapters"]
+    assert [(a["name"], a["version"], a["promoted"], a["loaded"]) for a in adapters] == [
+        ("mixed", 1, True, False),
+        ("mixed", 2, False, False),
+    ]
+    assert ask(client, "tuned")["adapter"] == "mixed@1"
+    assert client.post("/v1/adapters/mixed/2/promote").json()["promoted"]
+    assert ask(client, "tuned")["adapter"] == "mixed@2"
+    assert error_code(client, "POST", "/v1/adapters/mixed/9/promote") == (404, "adapter_unavailable")
+
+
+def test_training_curve_is_what_was_recorded(client: TestClient) -> None:
+    points = client.get("/v1/adapters/mixed/2/curve").json()["points"]
+    assert [point["step"] for point in points] == [10, 20, 30, 40, 50]
+    assert client.get("/v1/adapters/mixed/1/curve").json() == {"points": []}
+
+
+def test_adapters_go_into_memory_and_out_of_it_between_tokens(bench: Workbench) -> None:
+    base = tiny_base()
+    generator = LocalGenerator(base, Registry(bench.workspace.adapters))
+    tables = {name: RouteConfig(max_new_tokens=8) for name in ("tuned", "base")}
+    with connect(bench, answerer_of(bench, generator, base, tables), ServeConfig()) as client:
+        before = ask(client, "tuned")["answer"], ask(client, "base")["answer"]
+        assert generator.adapters.loaded == ("mixed@1",)
+        assert client.post("/v1/adapters/mixed/2/load").json()["loaded"]
+        assert not client.post("/v1/adapters/mixed/1/unload").json()["loaded"]
+        assert not client.post("/v1/adapters/mixed/2/unload").json()["loaded"]
+        assert generator.adapters.loaded == ()
+        assert (ask(client, "tuned")["answer"], ask(client, "base")["answer"]) == before
+
+
+def test_sync_and_evaluation_are_jobs(client: TestClient) -> None:
+    for path, kind in (("/v1/index/sync", "sync"), ("/v1/evaluations", "evaluation")):
+        started = client.post(path)
+        assert (started.status_code, started.json()["kind"]) == (202, kind)
+        job = ended(client, started.headers["Location"])
+        assert (job["state"], job["result"], job["done"], job["total"]) == ("done", {"done": True}, 3, 7)
+    assert [job["kind"] for job in client.get("/v1/jobs").json()["jobs"]] == ["evaluation", "sync"]
+
+
+def test_jobs_are_cancelled(tmp_path: Path) -> None:
+    bench = make_workbench(tmp_path, "import time; time.sleep(600)")
+    answerer = answerer_of(bench, ScriptedGenerator(), tiny_base(), {})
+    with connect(bench, answerer, ServeConfig()) as client:
+        job_id = client.post("/v1/evaluations").json()["id"]
+        assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+        assert error_code(client, "GET", "/v1/jobs/abc") == (404, "job_not_found")
+
+
+def test_finished_evaluations_are_read_with_their_report(client: TestClient, bench: Workbench) -> None:
+    assert client.get("/v1/evaluations").json() == {"evaluations": []}
+    folder = bench.workspace.evaluations / "abc123"
+    folder.mkdir(parents=True)
+    result = {"routes": {"rag": {"n": 12}}, "verdict": {"recommended": "rag", "reason": "it reads"}}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "report.html").write_text("<title>Report</title><script>alert(1)</script>")
+    [listed] = client.get("/v1/evaluations").json()["evaluations"]
+    assert (listed["name"], listed["questions"], listed["recommended"]) == ("abc123", 12, "rag")
+    assert client.get("/v1/evaluations/abc123").json()["result"] == result
+    report = client.get("/v1/evaluations/abc123/report")
+    assert "<title>Report</title>" in report.text
+    assert "sandbox" in report.headers["Content-Security-Policy"]
+    for path in ("/v1/evaluations/ffff", "/v1/evaluations/ffff/report"):
+        assert error_code(client, "GET", path) == (404, "evaluation_not_found")
+
+
+def test_jobs_of_a_workspace_run_the_command_line(tmp_path: Path) -> None:
+    """The real commands, which here have no openbook.toml to read."""
+    made = make_workbench(tmp_path)
+    made.close()
+    bench = open_workbench(made.workspace, made.index)
+    answerer = answerer_of(bench, ScriptedGenerator(), tiny_base(), {})
+    with connect(bench, answerer, ServeConfig()) as client:
+        job = ended(client, client.post("/v1/index/sync").headers["Location"])
+    assert job["state"] == "failed"
+    assert "no openbook.toml" in job["error"]
+
+
+def test_feedback_names_answers_and_is_exported(client: TestClient, generator: ScriptedGenerator) -> None:
+    generator.enqueue("88 metres", "blue")
+    good, bad = ask(client), ask(client, "base")
+    given = client.post("/v1/feedback", json={"preferred": good["id"], "rejected": bad["id"]})
+    assert given.status_code == 201
+    assert client.post("/v1/feedback", json={"answer": good["id"], "rating": "good"}).status_code == 201
+    export = client.get("/v1/feedback/export")
+    [line] = export.text.splitlines()
+    assert json.loads(line)["chosen"] == [{"role": "assistant", "content": "88 metres"}]
+    assert export.headers["Content-Type"].startswith("application/x-ndjson")
+    code = error_code(client, "POST", "/v1/feedback", json={"answer": "never", "rating": "bad"})
+    assert code == (404, "answer_not_found")
+    twice = {"preferred": good["id"], "rejected": good["id"]}
+    assert error_code(client, "POST", "/v1/feedback", json=twice) == (400, "invalid_feedback")
+
+
+def test_readers_look_and_rate_and_only_admins_change_things(
+    bench: Workbench, answerer: Answerer, tmp_path: Path
+) -> None:
+    reader, key = new_key("reader", Scope.READER)
+    admin, admin_key = new_key("admin", Scope.ADMIN)
+    keys = tmp_path / "keys"
+    keys.write_text(f"{key.line()}\n{admin_key.line()}\n")
+    with connect(bench, answerer, ServeConfig(keys_file=str(keys))) as client:
+
+        def status(secret: str, method: str, path: str, body: object = None) -> int:
+            headers = {"Authorization": f"Bearer {secret}"}
+            return client.request(method, path, json=body, headers=headers).status_code
+
+        for path in ("/v1/documents", "/v1/index", "/v1/adapters", "/v1/jobs", "/v1/evaluations"):
+            assert status(reader, "GET", path) == 200
+            assert client.get(path).status_code == 401
+        assert status(reader, "POST", "/v1/index/search", {"query": TOWER}) == 200
+        for method, path, body in (
+            ("PUT", "/v1/documents/a.md", TIDES),
+            ("DELETE", "/v1/documents/a.md", None),
+            ("POST", "/v1/index/sync", None),
+            ("POST", "/v1/evaluations", None),
+            ("POST", "/v1/adapters/mixed/2/promote", None),
+            ("GET", "/v1/feedback/export", None),
+        ):
+            assert status(reader, method, path, body) == 403
+            assert status(admin, method, path, body) < 300
+
+
+def ended(client: TestClient, location: str) -> Any:
+    deadline = time.monotonic() + 60
+    while (job := client.get(location).json())["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return job
