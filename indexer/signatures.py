@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from indexer.folder import hash_file
@@ -19,13 +19,17 @@ class FileHashes:
     `known` and `seen` map a file's name to its signature and hash; `seen` is what to give the next one as `known`.
     """
 
-    def __init__(self, known: Mapping[str, tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, known: Mapping[str, tuple[str, str]] | None = None, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        """`clock` gives the time in nanoseconds."""
         self._known = known or {}
+        self._clock = clock
         self.seen: dict[str, tuple[str, str]] = {}
 
     def hash_file(self, name: str, path: Path, salt: bytes, max_bytes: int) -> str:
         """SHA-256 (hex) of `salt` and the content of a regular file. Raises CorpusError if it is none or too large."""
-        started = time.time_ns()
+        started = self._clock()
         before = _stat(path)
         if before is None or before.st_size > max_bytes:
             return hash_file(path, salt, max_bytes)  # which says what is wrong with it
