@@ -64,6 +64,7 @@ def prepared_key(answerer: Answerer, setup: Setup, prepared: Prepared) -> str:
     return hash_json(
         [
             KEY_VERSION,
+            setup.base_model_hash,
             base.hash,
             str(base.dtype),
             setup.adapter_hashes.get(route.name),

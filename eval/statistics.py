@@ -2,7 +2,7 @@
 
 Questions about one document are not independent, so documents are resampled, never questions. Everything is a
 pure function of its arguments; random numbers come from the generator passed in. How well the procedures keep
-what they promise is measured by `benchmarks/calibration.py` (docs/decisions/0004-intervals.md).
+what they promise is measured by `benchmarks/calibration.py` (docs/decisions/0007-intervals.md).
 """
 
 from __future__ import annotations
