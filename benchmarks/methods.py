@@ -1,0 +1,157 @@
+"""All ten methods on one corpus: scores, trained numbers, time, memory, file size, latency, in one table.
+
+    python benchmarks/methods.py [--workspace FOLDER] [--data FOLDER] [--methods lora ia3 …] [--out FILE]
+
+Each method is trained by `openbook tune` (promoted whatever its dev score), then one `openbook eval` asks all of them,
+closed and open book, the test questions. A workspace given by name keeps its results: run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+METHODS = (
+    "lora",
+    "dora",
+    "rslora",
+    "pissa",
+    "ia3",
+    "prompt-tuning",
+    "p-tuning",
+    "prefix-tuning",
+    "last-layer",
+    "full",
+)
+SKEIN = Path(__file__).parents[1] / "examples" / "skein"
+OPENBOOK = Path(sys.executable).with_name("openbook")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument(
+        "--data", type=Path, default=SKEIN, help="documents (folder or .jsonl) and questions.jsonl"
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--tune", nargs="*", default=[], metavar="KEY=VALUE", help="more [tune] settings")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        workspace = arguments.workspace or Path(temporary)
+        prepare(workspace, arguments)
+        subprocess.run([OPENBOOK, "index", "-w", workspace], check=True)
+        measured = {method: train(workspace, method) for method in arguments.methods}
+        done = subprocess.run(
+            [OPENBOOK, "eval", "--no-select", "--json", "-w", workspace],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        result = json.loads(done.stdout)
+        for method in arguments.methods:
+            measured[method] |= scores(result, method)
+    report(measured)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(
+            json.dumps({"settings": vars_of(arguments), "methods": measured}, indent=2) + "\n"
+        )
+
+
+def prepare(workspace: Path, arguments: argparse.Namespace) -> None:
+    """A route closed and one open book for every method, beside `base` and `rag`."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    data = arguments.data.resolve()
+    documents = next(path for path in (data / "documents", data / "documents.jsonl") if path.exists())
+    lines = ["[index]", f"documents = {str(documents)!r}", "[tune]"]
+    lines += [pair.replace("=", " = ", 1) for pair in arguments.tune]
+    lines += ["[eval]", f"questions = {str(data / 'questions.jsonl')!r}", 'contrasts = [["rag", "base"]]']
+    # The standard routes that need an adapter called "mixed" are given the first method's.
+    lines += [f"[routes.{name}]\nadapter = {arguments.methods[0]!r}" for name in ("tuned", "hybrid")]
+    for method in arguments.methods:
+        lines += [f"[routes.tuned-{method}]", f"adapter = {method!r}"]
+        lines += [f"[routes.hybrid-{method}]", "retrieve = true", f"adapter = {method!r}"]
+    (workspace / "openbook.toml").write_text("\n".join(lines) + "\n")
+
+
+def train(workspace: Path, method: str) -> dict[str, object]:
+    """Train one method; seconds are those of its manifest, memory that of the whole process."""
+    settings = {"OPENBOOK_TUNE__METHOD": method, "OPENBOOK_TUNE__ADAPTER": method}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [OPENBOOK, "tune", "--no-gates", "--json", "-w", workspace],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"openbook tune failed for method {method}")
+    manifest = json.loads(said.splitlines()[-1])["manifest"]
+    weights = next(
+        (workspace / ".openbook" / "data" / "adapters" / method).glob("*/adapter_model.safetensors")
+    )
+    return {
+        "dev": manifest["dev_scores"]["score"],
+        "learning_rate": manifest["settings"]["learning_rate"],
+        "training_seconds": manifest["seconds"],
+        "whole_seconds": round(time.monotonic() - started, 1),
+        "tokens": manifest["tokens"],
+        "peak_gib": usage.ru_maxrss / 2**20,
+        "saved_numbers": numbers_in(weights),
+        "file_mb": weights.stat().st_size / 1e6,
+    }
+
+
+def numbers_in(weights: Path) -> int:
+    import math
+
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+
+
+def scores(result: dict[str, object], method: str) -> dict[str, object]:
+    routes = result["routes"]
+    assert isinstance(routes, dict)
+    found: dict[str, object] = {}
+    for kind in ("tuned", "hybrid"):
+        route = routes[f"{kind}-{method}"]
+        found |= {
+            f"{kind}_f1": route["metrics"]["f1"]["mean"],
+            f"{kind}_p50_ms": route["latency_ms"]["p50"],
+        }
+    return found
+
+
+def report(measured: dict[str, dict[str, object]]) -> None:
+    print(
+        "| method | dev | tuned F1 | hybrid F1 | saved numbers | MB | s | peak GiB | tuned ms | hybrid ms |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for method, m in measured.items():
+        print(
+            f"| {method} | {m['dev']:.3f} | {m['tuned_f1']:.3f} | {m['hybrid_f1']:.3f} | {m['saved_numbers']:,} | "
+            f"{m['file_mb']:.1f} | {m['training_seconds']:.0f} | {m['peak_gib']:.1f} | {m['tuned_p50_ms']:.0f} | "
+            f"{m['hybrid_p50_ms']:.0f} |"
+        )
+
+
+def vars_of(arguments: argparse.Namespace) -> dict[str, object]:
+    return {"data": arguments.data.name, "methods": arguments.methods, "tune": arguments.tune}
+
+
+if __name__ == "__main__":
+    main()
