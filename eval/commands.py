@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from eval.compare import (
 )
 from eval.config import EvalConfig
 from eval.forgetting_commands import known_forgetting
+from eval.gold_likelihood import gold_log_likelihoods
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
 from eval.markdown import markdown_table
@@ -30,34 +30,23 @@ from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.repeats import SampledAsker
-from eval.result import EvaluationResult
 from eval.retrieval import retrieval_scores
 from eval.run import Evaluation, Extras, Oracle, Repeats, evaluate
-from eval.scoring import METRICS
 from eval.selection import EXAMPLES, load_selection, select_prompts
+from eval.statistics import Floats
+from eval.thresholds import check_thresholds, parse_threshold
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
 from indexer.files import hash_json
 from indexer.readers import read_questions
 from indexer.retriever import Retriever
+from service.generation import LocalGenerator
 from service.routes import Route
 from tuner.leakage import check_leakage
 
 RETRIEVAL_DEPTH = 10
 """How many chunks retrieval is scored on, whatever the routes show."""
-
-
-class BelowThreshold(Exception):
-    """The recommended route scores less than `--fail-under` asks for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """The least that a metric of the recommended route may be."""
-
-    metric: str
-    minimum: float
 
 
 def eval_run(
@@ -105,34 +94,6 @@ def eval_compare(workspace: Workspace, settings: EvalConfig, a: str, b: str, as_
     folders = find_evaluation(workspace, a), find_evaluation(workspace, b)
     found = compare_evaluations(*folders, questions, settings)
     click.echo(found.model_dump_json(indent=2) if as_json else format_comparison(found))
-
-
-def parse_threshold(text: str) -> Threshold:
-    """`f1=0.6` as a threshold."""
-    metric, _, minimum = text.partition("=")
-    try:
-        value = float(minimum)
-    except ValueError:
-        value = math.nan
-    if metric not in METRICS or not 0 <= value <= 1:
-        raise EvalError(
-            f"--fail-under {text!r} is not METRIC=NUMBER; "
-            f"use one of {', '.join(METRICS)} and a number from 0 to 1, like f1=0.6"
-        )
-    return Threshold(metric, value)
-
-
-def check_thresholds(result: EvaluationResult, thresholds: Sequence[Threshold]) -> None:
-    """Raise BelowThreshold naming every threshold that the recommended route misses."""
-    name = result.verdict.recommended
-    metrics = result.routes[name].metrics
-    missed = [
-        f"{t.metric} of {name} is {metrics[t.metric].mean:.3f}, below {t.minimum:g}"
-        for t in thresholds
-        if metrics[t.metric].mean < t.minimum
-    ]
-    if missed:
-        raise BelowThreshold("; ".join(missed))
 
 
 def format_evaluation(evaluation: Evaluation) -> str:
@@ -213,11 +174,24 @@ def _evaluate(
         retrieval=_retrieval_scores(opened.local.retriever if opened.local else None, opened.test),
         forgotten=known_forgetting(workspace, asker.setup),
         encoder=load_encoder(model.encoder) if settings.semantic else None,
+        likelihoods=_gold_likelihoods(opened.local, opened.test, routes) if settings.gold_likelihood else {},
         oracle=_oracle(opened.local, opened.test) if settings.oracle and opened.local else None,
         repeats=_repeats(opened.local, repeats, settings.temperature) if repeats else None,
     )
     answers = [path / "answers.jsonl" for path in earlier]
     return evaluate(asker, opened.test, routes, folder, settings, extras, answers)
+
+
+def _gold_likelihoods(
+    local: LocalRoutes | None, test: Sequence[Question], routes: Mapping[str, Route]
+) -> dict[str, Floats]:
+    if local is None or not isinstance(local.answerer.generator, LocalGenerator):
+        raise EvalError("eval.gold_likelihood needs the model in this process; set it to false")
+    answerer, generator = local.answerer, local.answerer.generator
+    answerable = [question for question in test if question.answerable]
+    return {
+        name: gold_log_likelihoods(answerer, generator, answerable, route) for name, route in routes.items()
+    }
 
 
 def _repeats(local: LocalRoutes | None, repeats: int, temperature: float) -> Repeats:

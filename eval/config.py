@@ -57,6 +57,8 @@ class EvalConfig(BaseModel):
     """Pairs of routes whose differences are tested, declared beforehand."""
     semantic: bool = True
     """Whether answers are also compared by meaning (similarity with gold and passages), with `model.encoder`."""
+    gold_likelihood: bool = False
+    """Whether the log-probability of the accepted answers is measured too (in this process); takes a pass more."""
     oracle: bool = True
     """Whether routes that retrieve also answer from the gold passages, to show what better retrieval could gain."""
     temperature: float = Field(default=0.7, gt=0, le=2)

@@ -36,7 +36,7 @@ def markdown_table(result: EvaluationResult) -> str:
 def main_metrics(result: EvaluationResult) -> list[str]:
     """The metrics of the first table: those that compare words, and accuracy on sets of labels."""
     found = next(iter(result.routes.values())).metrics
-    return [name for name in found if name != "semantic_similarity"]
+    return [name for name in found if name not in ("semantic_similarity", "gold_log_likelihood")]
 
 
 def markdown_report(result: EvaluationResult) -> str:
@@ -108,6 +108,7 @@ def _grounding_table(result: EvaluationResult) -> str:
         rests = route.grounding
         return [
             measure_text(route.metrics.get("semantic_similarity")),
+            measure_text(route.metrics.get("gold_log_likelihood")),
             measure_text(rests.lexical if rests else None),
             measure_text(rests.semantic if rests else None),
             measure_text(rests.citation_precision if rests else None),
@@ -120,6 +121,7 @@ def _grounding_table(result: EvaluationResult) -> str:
         [
             "route",
             "like an accepted answer",
+            "log-likelihood of one",
             "words in passages",
             "meaning in passages",
             "citations right",

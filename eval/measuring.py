@@ -12,11 +12,18 @@ from eval.statistics import Floats, mean_interval
 from indexer.corpus import Question
 
 
-def measure(values: Floats, questions: Sequence[Question], settings: EvalConfig) -> Measure:
-    """The mean of one value a question."""
+def measure(
+    values: Floats,
+    questions: Sequence[Question],
+    settings: EvalConfig,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Measure:
+    """The mean of one value a question; no value lies outside `bounds`."""
     # A fresh generator each time: an interval does not depend on which others were computed before it.
     rng = np.random.default_rng(settings.seed)
-    estimate = mean_interval(values, [cluster_of(q) for q in questions], settings.resamples, rng)
+    estimate = mean_interval(
+        values, [cluster_of(q) for q in questions], settings.resamples, rng, bounds=bounds
+    )
     return Measure(mean=estimate.value, ci=(estimate.low, estimate.high))
 
 

@@ -16,6 +16,7 @@ from eval.provenance import Setup
 from eval.report import html_report
 from eval.result import EvaluationResult, ForgettingResult
 from eval.scoring import Additional, score
+from eval.statistics import Floats
 from indexer.corpus import Question
 from indexer.encoding import Encoder
 from indexer.files import hash_text, write_atomically
@@ -68,6 +69,8 @@ class Extras:
     retrieval: Mapping[str, float] = field(default_factory=dict)
     forgotten: Mapping[str, Sequence[ForgettingResult]] = field(default_factory=dict)
     encoder: Encoder | None = None
+    likelihoods: Mapping[str, Floats] = field(default_factory=dict)
+    """Log-probabilities of the accepted answers by route, one for each answerable question."""
     oracle: Oracle | None = None
     repeats: Repeats | None = None
 
@@ -119,6 +122,7 @@ def evaluate(
             extras.retrieval,
             extras.forgotten,
             extras.encoder,
+            extras.likelihoods,
             ceilings,
             drawn,
             extras.repeats.temperature if extras.repeats else 0.0,

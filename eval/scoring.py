@@ -66,6 +66,7 @@ class Additional:
     retrieval: Mapping[str, float]
     forgotten: Mapping[str, Sequence[ForgettingResult]]
     encoder: Encoder | None
+    likelihoods: Mapping[str, Floats]
     ceilings: Mapping[str, Mapping[str, Answer]]
     drawn: Mapping[str, Sequence[Sequence[Answer]]]
     temperature: float
@@ -94,7 +95,8 @@ def score(
     encoder = additional.encoder
     vectors = None if encoder is None else vectors_for(encoder, questions, answers)
     results = {
-        name: _route_result(questions, given, settings, labels, vectors) for name, given in records.items()
+        name: _route_result(questions, given, settings, labels, vectors, additional.likelihoods.get(name))
+        for name, given in records.items()
     }
     quality = {name: float(values.mean()) for name, values in scores.items()}
     usages = {name: _usage(routes[name], given, setup) for name, given in records.items()}
@@ -162,6 +164,7 @@ def _route_result(
     settings: EvalConfig,
     labels: Sequence[str],
     vectors: Vectors | None,
+    likelihoods: Floats | None,
 ) -> RouteResult:
     answers = [record.answer for record in records]
     answerable = [question for question in questions if question.answerable]
@@ -172,11 +175,15 @@ def _route_result(
         values["multiple_choice"] = np.array(right, dtype=np.float64)
     if vectors is not None:
         values["semantic_similarity"] = similarity_scores(questions, answers, vectors)
+    metrics = {name: measure(found, answerable, settings) for name, found in values.items()}
+    if likelihoods is not None:
+        least = (float(likelihoods.min()), 0.0)
+        metrics["gold_log_likelihood"] = measure(likelihoods, answerable, settings, bounds=least)
     timed = [record.answer.timings_ms.total for record in records if record.shared_by == 1]
     return RouteResult(
         n=len(questions),
         answerable=len(answerable),
-        metrics={name: measure(found, answerable, settings) for name, found in values.items()},
+        metrics=metrics,
         abstention=_abstention_result(questions, answers, settings),
         grounding=grounding(questions, answers, settings, vectors),
         latency_ms=Latency(p50=float(np.median(timed)), p95=float(np.quantile(timed, 0.95)), n=len(timed)),

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from eval.answers import EvalError
-from eval.commands import BelowThreshold, Threshold, check_thresholds, eval_run, parse_threshold
+from eval.commands import eval_run
 from eval.config import EvalConfig
 from eval.local import selected_routes, selection_path
 from eval.run import evaluate
 from eval.selection import Selection
+from eval.thresholds import BelowThreshold, Threshold, check_thresholds, parse_threshold
 from indexer.config import ModelConfig, Workspace
 from indexer.encoding import load_encoder
 from indexer.sync import sync
