@@ -12,6 +12,7 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from indexer.corpus import Question
+    from service.answering import Answerer
     from service.routes import Route
     from tuner.gates import Comparison, Measure, Measured
 
@@ -35,17 +36,37 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
         dev = [q for q in questions if q.split is Split.DEV and q.answerable]
         dev = sorted(dev, key=lambda q: hash_text(q.id))[:MOST_QUESTIONS]
         routes = {route.name: route for pair in pairs for route in pair}
-        if not routes:
+        if not routes and settings.tune.general is None:
             return Measured(())
-        answerer = open_routes(workspace, settings, routes)
+        # The adapter is on this machine only, whoever answers later.
+        here = settings.model_copy(update={"model": settings.model.model_copy(update={"remote": None})})
+        answerer = open_routes(workspace, here, routes)
         scores = {}
         for name in routes:
             route = answerer.route(name)
             answers = answerer.answer_many([(q.text, route) for q in dev])
             scores[name] = _scores([a.answer for a in answers], dev, settings)
-        return Measured([_comparison(a, b, scores) for a, b in pairs])
+        forgotten = _points_forgotten(workspace, settings, answerer, key)
+        return Measured([_comparison(a, b, scores) for a, b in pairs], forgotten)
 
     return measure
+
+
+def _points_forgotten(workspace: Workspace, settings: Settings, answerer: Answerer, key: str) -> float | None:
+    """How many of 100 general questions are no longer right, if some are configured."""
+    from eval.forgetting import BUNDLED, item_scores, read_items
+    from service.generation import LocalGenerator
+
+    general = settings.tune.general
+    if general is None or not isinstance(answerer.generator, LocalGenerator):
+        return None
+    items = read_items(None if str(general) == BUNDLED else workspace.resolve(general))
+    base, adapters = answerer.base, answerer.generator.adapters
+    means = []
+    for used in (None, key):
+        adapters.use(used)
+        means.append(float(item_scores(base.model, base.tokenizer, items).mean()))
+    return 100 * (means[0] - means[1])
 
 
 def gated_pairs(settings: Settings, key: str) -> list[tuple[Route, Route]]:

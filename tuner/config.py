@@ -130,5 +130,8 @@ class TuneConfig(BaseModel):
     """Passages shown when the dev questions are scored; 0 is closed book. The best mean score is kept."""
     dev_checks: int = Field(default=2, ge=1)
     """Times that the dev questions are scored, evenly spread over the steps."""
+    general: Path | None = None
+    """General multiple-choice questions, of which an adapter may lose 2 points at most to be promoted: `bundled`, or a
+    `.jsonl` as `openbook eval forgetting` reads, relative to openbook.toml."""
     patience: int = Field(default=2, ge=1)
     """Checks without a better score after which training stops."""

@@ -23,7 +23,8 @@ def has_plain_head(causal: Any) -> bool:
     capped = getattr(
         causal.config.get_text_config(), "final_logit_softcapping", None
     )  # hardly shows in small logits
-    if capped or any(parameter.requires_grad for parameter in head.parameters()):
+    biased = getattr(head, "bias", None) is not None
+    if capped or biased or any(parameter.requires_grad for parameter in head.parameters()):
         return False
     if causal not in _PLAIN_HEADS:
         with torch.no_grad():
