@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from fakes import HashEncoder
@@ -161,3 +162,18 @@ def test_a_dry_run_tries_no_step(workspace, model, capsys):
     assert "leakage: none of 1 test questions" in said
     assert "in all" in said
     assert "tokens/s" not in said
+
+
+def test_general_texts_are_replayed_and_a_change_of_them_is_another_run(workspace, model):
+    file = workspace.root / "general.jsonl"
+    settings = SETTINGS.model_copy(
+        update={"replay": Path("general.jsonl"), "replay_share": 0.5, "general": Path("bundled")}
+    )
+    for text in ("Rain falls.", "Snow falls."):
+        file.write_text(json.dumps({"text": text}) + "\n")
+        run(workspace, model, settings=settings)
+    registry = Registry(workspace.adapters)
+    assert registry.versions("mixed") == [1, 2]
+    assert registry.resolve("mixed").manifest.rows["replay"] == 1
+    run(workspace, model, never, settings=settings.model_copy(update={"general": None}))
+    assert registry.versions("mixed") == [1, 2]

@@ -144,7 +144,9 @@ class _Run:
             betas=(0.9, 0.99),
             fused=True,
         )
-        self.identity = hash_json([plan.identity, settings.model_dump(), base.hash, str(base.dtype)])
+        self.identity = hash_json(
+            [plan.identity, settings.model_dump(mode="json"), base.hash, str(base.dtype)]
+        )
         self.state = Checkpoint(self.identity)
         if (found := checkpoints.load(self.identity)) is not None:
             self._restore(found)
