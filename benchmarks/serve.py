@@ -190,7 +190,8 @@ def server(command: Sequence[str], health: str) -> Iterator[tuple[str, psutil.Pr
     """The URL of a server while it runs in a process of its own."""
     port = 20_000 + os.getpid() % 10_000
     started = time.monotonic()
-    process = subprocess.Popen([part.format(port=port) for part in command], stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([part.format(port=port) for part in command], stdout=quiet, stderr=quiet)
     url = f"http://127.0.0.1:{port}"
     try:
         while True:

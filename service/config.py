@@ -33,7 +33,7 @@ class ServeConfig(BaseModel):
     queue_tokens: int = Field(default=65_536, ge=1)
     """Prompt tokens that may wait for the model; further requests are turned away with 503."""
     batch_tokens: int = Field(default=16_384, ge=1)
-    """Tokens, padding included, that may be generated together for one adapter; bounds the memory it takes."""
+    """Tokens, padding included, that may be under way together; bounds the memory they take."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest that a request may take."""
     max_new_tokens: int = Field(default=512, ge=1)

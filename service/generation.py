@@ -20,11 +20,14 @@ from tuner.decoding import (
 )
 from tuner.kv_cache import Prefix
 from tuner.loading import ResidentAdapters
+from tuner.mixed_lora import can_mix, mixed_lora
 from tuner.registry import Registry
 
 PREFIX_CACHE_BYTES = 128 * 1024 * 1024
 STEPS_A_TURN = 4
-"""Tokens an adapter's batch advances before another adapter is switched in."""
+"""Tokens a batch advances before the adapter of another one is switched in."""
+MIXED = "@"
+"""The batch of the base model and all plain LoRA adapters; no adapter has this name."""
 MOST_UNEVEN = 2
 """Prompts more than this many times as long as the shortest are read apart from it: padding costs time."""
 
@@ -96,9 +99,10 @@ class LocalGenerator:
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self._base = base
         self.adapters = ResidentAdapters(base, registry, max_adapters)
-        self._batches: dict[str | None, RunningBatch] = {}
+        self._max_adapters = max_adapters
+        self._batches: dict[str, RunningBatch] = {}
+        """By adapter, but for those that share `MIXED`."""
         self._runs: dict[Row, Run] = {}
-        self._last_used: str | None = None
 
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = never_cancelled
@@ -138,17 +142,14 @@ class LocalGenerator:
         self._report()
 
     def step(self) -> None:
-        """One more token for every run, or a few where several adapters take turns."""
+        """One more token for every run, or a few where several batches take turns."""
         for row, run in self._runs.items():
             row.cancelled = run.cancelled
         steps = 1 if len(self._batches) <= 1 else STEPS_A_TURN
-        # The adapter that is in place goes first: switching takes about as long as a token.
-        for adapter in sorted(self._batches, key=lambda key: key != self._last_used):
-            self.adapters.use(adapter)
-            self._last_used = adapter
+        for batch in self._batches.values():
             for _ in range(steps):
-                self._batches[adapter].step()
-        self._batches = {adapter: batch for adapter, batch in self._batches.items() if batch.rows}
+                self._step(batch)
+        self._batches = {name: batch for name, batch in self._batches.items() if batch.rows}
         self._report()
 
     def reset(self) -> None:
@@ -157,6 +158,35 @@ class LocalGenerator:
         self._runs.clear()
         self.prefixes.clear()
         self.adapters.unload_all()
+
+    def _step(self, batch: RunningBatch) -> None:
+        """Rows of several adapters are plain LoRA's; rows of one take whatever adapter they have."""
+        batch.drop_cancelled()
+        adapters = [self._runs[row].request.adapter for row in batch.rows]
+        if len(set(adapters)) <= 1:
+            self.adapters.use(adapters[0] if adapters else None)
+            batch.step()
+            return
+        self._hold({adapter for adapter in adapters if adapter is not None})
+        with mixed_lora(self._base.model, adapters):
+            batch.step()
+
+    def _hold(self, adapters: set[str]) -> None:
+        """Have all of `adapters` in memory, and nothing of other methods in the model."""
+        present = [adapter for adapter in self.adapters.loaded if adapter in adapters]
+        missing = adapters.difference(present)
+        # Those present count as just used, so that the missing ones do not push them out.
+        for adapter in [*present, *missing] if missing else present[-1:]:
+            self.adapters.use(adapter)
+
+    def _batch_of(self, adapter: str | None) -> str:
+        """Which batch rows with `adapter`, which is in use, may join."""
+        if adapter is None:
+            return MIXED
+        mixed = self._batches.get(MIXED)
+        sharing = {self._runs[row].request.adapter for row in mixed.rows} if mixed else set()
+        room = len({adapter, *sharing} - {None}) <= self._max_adapters
+        return MIXED if room and can_mix(self._base.model, adapter) else adapter
 
     def _by_prefix(
         self, adapter: str | None, runs: Sequence[Run]
@@ -176,14 +206,15 @@ class LocalGenerator:
             yield prefix, group
 
     def _prefill(self, adapter: str | None, prefix: Prefix | None, runs: Sequence[Run]) -> None:
-        if adapter not in self._batches:
-            self._batches[adapter] = RunningBatch(self._base.model, self._base.tokenizer)
+        name = self._batch_of(adapter)
+        if name not in self._batches:
+            self._batches[name] = RunningBatch(self._base.model, self._base.tokenizer)
         rows = [Row(run.request.prompt, run.request.sampling) for run in runs]
         known = len(prefix.tokens) if prefix else 0
         shared = [self.prefixes.worth_keeping(adapter, run.request.prompt, known) for run in runs]
         # The first row is the one a new prefix is taken from.
         order = sorted(range(len(rows)), key=lambda i: -shared[i])
-        kept = self._batches[adapter].admit([rows[i] for i in order], prefix, shared[order[0]])
+        kept = self._batches[name].admit([rows[i] for i in order], prefix, shared[order[0]])
         if kept is not None:
             self.prefixes.add(adapter, kept)
         self._runs.update(zip(rows, runs, strict=True))

@@ -218,18 +218,14 @@ class ModelThread:
         with self._changed:
             self._queue = deque(job for job in self._queue if not job.future.cancelled())
             chosen: list[_Job] = []
-            full: set[str | None] = set()
             for job in list(self._queue):
                 company = [*self._running, *chosen]
-                adapter = job.requests[0].adapter
                 if any(other.alone for other in company) or (job.alone and company):
                     break
                 if sum(other.prompt_tokens for other in chosen) >= PREFILL_TOKENS:
                     break
-                mates = [other for other in company if other.requests[0].adapter == adapter]
-                if adapter in full or not self._fits(job, mates):
-                    full.add(adapter)
-                    continue
+                if not self._fits(job, company):
+                    break
                 chosen.append(job)
                 self._queue.remove(job)
             return chosen

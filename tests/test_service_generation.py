@@ -120,12 +120,12 @@ def run_all(generator: LocalGenerator, asked: list[GenerationRequest], at_once: 
     return [run.decoded for run in runs if run.decoded is not None]
 
 
-@pytest.mark.parametrize("at_once", [1, 5])
+@pytest.mark.parametrize(("at_once", "max_adapters"), [(1, 8), (5, 8), (12, 3), (12, 2), (1, 1)])
 def test_runs_that_join_one_another_answer_as_alone_whatever_their_adapter(
-    base: BaseModel, registry: Registry, at_once: int
+    base: BaseModel, registry: Registry, at_once: int, max_adapters: int
 ) -> None:
-    asked = requests(base, None, "mixed@1", "mixed@2")
-    joined = run_all(LocalGenerator(base, registry), asked, at_once)
+    asked = requests(base, None, "mixed@1", "mixed@2", "other@1")
+    joined = run_all(LocalGenerator(base, registry, max_adapters), asked, at_once)
     assert joined == LocalGenerator(tiny_base(), registry).generate(asked)
 
 
@@ -146,16 +146,34 @@ def test_every_method_answers_in_joined_batches_as_alone(tmp_path: Path, method:
         (folder / "adapter_config.json").write_text(json.dumps(config))
 
     registry.add("odd", write, tiny_manifest(base))
+    tiny_adapter(tmp_path, base, "mixed", 0)
+    tiny_adapter(tmp_path, base, "other", 2)
     start = "Three solved examples stand before every question, word for word the same. "
     asked = [
         GenerationRequest(tuple(base.tokenizer(start * repeat + question)["input_ids"]), adapter, SAMPLING)
         for repeat in (0, 1, 1, 2)
         for question in QUESTIONS
-        for adapter in ("odd@1", None)
+        for adapter in ("odd@1", None, "mixed@1", "other@1")
     ]
     generator = LocalGenerator(base, registry)
     assert run_all(generator, asked, 3) == LocalGenerator(tiny_base(), registry).generate(asked)
     assert generator.prefixes.hits > 0
+
+
+def test_failure_in_a_mixed_step_leaves_no_layer_patched(
+    base: BaseModel, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = LocalGenerator(base, registry)
+    asked = requests(base, None, "mixed@1", "other@1")
+    expected = LocalGenerator(tiny_base(), registry).generate(asked)
+    generator.admit([Run(request) for request in asked])
+    with monkeypatch.context() as patch:
+        patch.setattr(base.model.model.layers[1].mlp, "forward", _fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            generator.step()
+    assert not any("forward" in vars(module) for module in base.model.modules())
+    generator.reset()
+    assert run_all(generator, asked, 9) == expected
 
 
 def test_text_of_a_run_grows_to_its_answer(base: BaseModel, registry: Registry) -> None:

@@ -124,9 +124,14 @@ class RunningBatch:
         return kept
 
     @torch.inference_mode()
+    def drop_cancelled(self) -> None:
+        """Let the rows leave that nobody waits for."""
+        self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
+
+    @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row; those finished or cancelled leave."""
-        self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
+        self.drop_cancelled()
         if not self.rows:
             return
         ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._device)
