@@ -29,7 +29,10 @@ from service.openai_api import openai_router
 from service.workbench import Workbench
 
 STATIC = Path(__file__).parent / "static"
-PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
 """The page runs only its own script: whatever documents contain, they cannot."""
 WATCH_SECONDS = 1.0
 """How often a model thread that has died is noticed and started again."""

@@ -17,6 +17,7 @@ from service.app import create_app
 from service.config import RouteConfig, ServeConfig
 from service.generation import LocalGenerator
 from service.model_thread import ModelThread
+from service.workbench import Workbench
 from tests.fakes_service import make_answerer
 from tests.tiny import tiny_adapter, tiny_base
 from tuner.registry import Registry
@@ -32,9 +33,11 @@ def tiny_answerer(root: Path) -> Answerer:
 
 
 @contextmanager
-def serving(answerer: Answerer, thread: ModelThread, config: ServeConfig) -> Iterator[str]:
+def serving(
+    answerer: Answerer, thread: ModelThread, config: ServeConfig, bench: Workbench | None = None
+) -> Iterator[str]:
     """The URL of the service while it runs."""
-    with running(create_app(answerer, thread, config)) as url:
+    with running(create_app(answerer, thread, config, bench)) as url:
         yield url
 
 

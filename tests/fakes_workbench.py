@@ -25,7 +25,8 @@ from tuner.base_model import BaseModel
 from tuner.registry import Registry
 
 CHUNK_TOKENS = 64
-QUICK = "import sys; print('evaluating: 3/7', file=sys.stderr); print('{\"done\": true}')"
+REPORT = {"added": 1, "changed": 0, "removed": 0, "skipped": []}
+QUICK = f"import json, sys; print('evaluating: 3/7', file=sys.stderr); print(json.dumps({REPORT}))"
 
 
 def make_workbench(root: Path, script: str = QUICK) -> Workbench:

@@ -17,7 +17,7 @@ from service.keys import Scope, new_key
 from service.model_thread import ModelThread
 from service.workbench import Workbench, open_workbench
 from tests.fakes_service import ScriptedGenerator
-from tests.fakes_workbench import answerer_of, make_workbench
+from tests.fakes_workbench import REPORT, answerer_of, make_workbench
 from tests.hostile import pdf
 from tests.tiny import tiny_base
 from tuner.registry import Registry
@@ -218,7 +218,7 @@ def test_sync_and_evaluation_are_jobs(client: TestClient) -> None:
         started = client.post(path)
         assert (started.status_code, started.json()["kind"]) == (202, kind)
         job = ended(client, started.headers["Location"])
-        assert (job["state"], job["result"], job["done"], job["total"]) == ("done", {"done": True}, 3, 7)
+        assert (job["state"], job["result"], job["done"], job["total"]) == ("done", REPORT, 3, 7)
     assert [job["kind"] for job in client.get("/v1/jobs").json()["jobs"]] == ["evaluation", "sync"]
 
 

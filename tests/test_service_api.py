@@ -86,6 +86,7 @@ def test_cited_document_can_be_fetched(client: TestClient) -> None:
         "id": "folder/tower.md",
         "title": "Tower",
         "text": "The tower is 88 metres high and has 412 steps.",
+        "metadata": {},
     }
 
 

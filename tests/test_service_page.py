@@ -1,0 +1,310 @@
+"""The page in a real browser against a real server: skipped where there is no Chromium or no Playwright."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.config import RouteConfig, ServeConfig
+from service.generation import LocalGenerator
+from service.model_thread import ModelThread
+from tests.fakes_server import serving
+from tests.fakes_service import ScriptedGenerator
+from tests.fakes_workbench import answerer_of, make_workbench
+from tests.tiny import tiny_base
+from tuner.registry import Registry
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+PATIENCE_MS = 60_000
+SHOTS = os.environ.get("OPENBOOK_SHOTS")
+"""A folder for screenshots, if somebody wants to look at the page."""
+PHONE, DESKTOP = (
+    {"width": 390, "height": 844},
+    {"width": 1280, "height": 900},
+)
+REFUSED = "the server responded with a status of 400"
+"""What Chromium itself says about an upload that the service refuses."""
+INERT = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A service with the tiny model."""
+    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+    bench = make_workbench(tmp_path)
+    base = tiny_base()
+    tables = {name: RouteConfig(max_new_tokens=12) for name in ("base", "tuned")}
+    tables |= {name: RouteConfig(max_new_tokens=12, k=2) for name in ("rag", "hybrid")}
+    answerer = answerer_of(bench, LocalGenerator(base, Registry(bench.workspace.adapters)), base, tables)
+    with serving(answerer, ModelThread(answerer.generator), ServeConfig(), bench) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """The page, which must never complain, nor ask anybody else for anything."""
+    context = browser.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    complaints: list[str] = []
+    page.on(
+        "console",
+        lambda said: (
+            complaints.append(said.text)
+            if said.type in ("error", "warning") and REFUSED not in said.text
+            else None
+        ),
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: complaints.append(asked.url) if not asked.url.startswith((url, "data:")) else None,
+    )
+    page.goto(url)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def test_question_is_answered_by_four_routes_and_a_passage_opens_in_its_document(page: Any) -> None:
+    ask(page, "How high is the tower?")
+    assert page.locator("article.route h2").all_inner_texts() == ["base", "rag", "tuned", "hybrid"]
+    assert page.locator("article.route .facts").count() == 4
+    rag = page.locator("article.route", has=page.get_by_role("heading", name="rag"))
+    assert "token" in rag.locator(".facts").inner_text()
+
+    rag.locator(".passage").first.click()
+    mark = page.locator("#reader mark")
+    mark.wait_for()
+    assert mark.inner_text() == "The tower is 88 metres high and has 412 steps."
+    page.keyboard.press("Escape")
+    assert not page.locator("#reader").is_visible()
+    assert rag.locator(".passage").first.evaluate("element => element === document.activeElement")
+
+
+def test_better_answer_is_picked_and_exported(page: Any, url: str) -> None:
+    ask(page, "How high is the tower?")
+    page.get_by_role("button", name="Good answer of rag").click()
+    page.get_by_text("Thank you, kept.").wait_for()
+    page.get_by_role("button", name="rag answered best").click()
+    page.get_by_text("Kept: rag answered best.").wait_for()
+    assert page.get_by_role("button", name="rag answered best").get_attribute("aria-pressed") == "true"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export it as preference pairs").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    chosen = {json.loads(line)["chosen"][0]["content"] for line in lines}
+    assert len(lines) == 3
+    assert len(chosen) == 1
+
+
+def test_added_document_is_in_the_next_answer_and_its_html_is_inert(page: Any) -> None:
+    page.get_by_role("link", name="Documents").click()
+    page.get_by_text("Up to date").wait_for()
+    page.get_by_role("textbox", name="Text", exact=True).fill(
+        f"Zanzibar tide: high water is at 06:40. {INERT}"
+    )
+    page.get_by_role("textbox", name="Name", exact=True).fill("tides/zanzibar.md")
+    page.get_by_role("textbox", name="Title (optional)").fill("Zanzibar <b>tides</b>")
+    page.get_by_role("button", name="Add text").click()
+    page.get_by_text("Added tides/zanzibar.md.").wait_for()
+    page.get_by_text("generation 2").wait_for()
+
+    page.get_by_role("link", name="Ask", exact=True).click()
+    ask(page, "Zanzibar tide high water?")
+    passage = page.locator("article.route .passage", has_text="Zanzibar <b>tides</b>").first
+    passage.click()
+    page.locator("#reader mark").wait_for()
+    assert INERT in page.locator("#reader-text").inner_text()
+    assert page.locator("#reader-text img, #reader-text script").count() == 0
+    assert page.title() == "openbook"
+    page.keyboard.press("Escape")
+
+    page.get_by_role("link", name="Documents").click()
+    page.get_by_role("button", name="Delete Zanzibar").click()
+    page.get_by_role("button", name="Delete", exact=True).last.click()
+    page.get_by_text("Deleted tides/zanzibar.md.").wait_for()
+    page.get_by_role("button", name="Delete Zanzibar").wait_for(state="detached")
+    assert page.locator("#document-list li").count() == 3
+
+
+def test_file_is_uploaded_and_one_that_cannot_be_read_is_told_in_words(page: Any) -> None:
+    page.get_by_role("link", name="Documents").click()
+    files = page.get_by_label("Or choose files")
+    files.set_input_files(
+        {"name": "ferry.txt", "mimeType": "text/plain", "buffer": b"The ferry leaves at nine."}
+    )
+    page.get_by_text("Added ferry.txt.").wait_for()
+    files.set_input_files({"name": "broken.pdf", "mimeType": "application/pdf", "buffer": b"not a PDF"})
+    page.locator("#add-status.problem", has_text="broken.pdf:").wait_for()
+    assert page.locator("#document-list li").count() == 4
+
+
+def test_sync_shows_changed_files_and_what_it_did(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "documents" / "pier.md").write_text("# Pier\n\nThe pier is long.\n")
+    page.get_by_role("link", name="Documents").click()
+    page.get_by_text("1 file new or changed: pier.md").wait_for()
+    page.get_by_role("button", name="Sync the folder").click()
+    page.get_by_text("Synced: 1 added, 0 changed, 0 removed.").wait_for()
+
+
+def test_adapters_show_their_curve_and_are_put_to_use(page: Any) -> None:
+    page.get_by_role("link", name="Adapters").click()
+    page.get_by_role("img", name="Training of mixed@2: loss from 3.00 to 0.60").wait_for()
+    page.get_by_role("button", name="Use in routes: mixed@2").click()
+    page.get_by_text("Routes with adapter mixed now use mixed@2.").wait_for()
+    page.get_by_role("button", name="Load into memory: mixed@2").click()
+    page.get_by_text("mixed@2 is in memory.").wait_for()
+
+
+def test_evaluation_is_started_and_its_report_opens(page: Any, tmp_path: Path, url: str) -> None:
+    page.get_by_role("link", name="Evaluations").click()
+    page.get_by_text("No evaluation yet.").wait_for()
+    write_evaluation(tmp_path)
+    page.get_by_role("button", name="Start an evaluation").click()
+    page.get_by_role("heading", name="Use hybrid").wait_for()
+    page.get_by_role("cell", name="0.369 [0.290, 0.457]").wait_for()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Report of evaluation").click()
+    opened.value.wait_for_load_state()
+    assert opened.value.title() == "Report"
+
+
+def test_key_is_asked_for_once_and_kept_for_the_tab(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBOOK_API_KEY", "sesame")
+    bench = make_workbench(tmp_path)
+    generator = ScriptedGenerator()
+    answerer = answerer_of(bench, generator, tiny_base(), {})
+    with serving(answerer, ModelThread(generator), ServeConfig(), bench) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(url)
+        page.get_by_label("Key", exact=True).fill("wrong")
+        page.get_by_role("button", name="Use key").click()
+        page.get_by_text("The key was not accepted.").wait_for()
+        page.get_by_label("Key", exact=True).fill("sesame")
+        page.get_by_role("button", name="Use key").click()
+        page.get_by_role("heading", name="hybrid").wait_for()
+        page.reload()
+        page.get_by_role("heading", name="hybrid").wait_for()
+        assert not page.locator("#key-dialog").is_visible()
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_every_view_fits_has_labels_and_can_be_read(
+    browser: Any, url: str, tmp_path: Path, scheme: str, size: dict[str, int]
+) -> None:
+    write_evaluation(tmp_path)
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(url)
+    ask(page, "How high is the tower?")
+    for view, ready in (
+        ("ask", ".best"),
+        ("documents", "#document-list li"),
+        ("adapters", ".chart svg"),
+        ("evaluations", ".scores table"),
+    ):
+        page.goto(f"{url}#{view}")
+        page.locator(ready).first.wait_for()
+        if SHOTS:
+            page.screenshot(path=f"{SHOTS}/{view}-{size['width']}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert page.evaluate(UNLABELLED) == []
+        assert page.evaluate(FAINT) == []
+    context.close()
+
+
+def ask(page: Any, question: str) -> None:
+    page.get_by_role("textbox", name="Question").fill(question)
+    page.keyboard.press("Enter")
+    page.locator(".best:visible").nth(3).wait_for()
+
+
+def write_evaluation(root: Path) -> None:
+    folder = root / ".openbook" / "data" / "evaluations" / "abc123"
+    folder.mkdir(parents=True)
+    means = {"base": 0.011, "rag": 0.218, "tuned": 0.065, "hybrid": 0.369}
+    routes = {
+        name: {
+            "n": 147,
+            "metrics": {
+                "f1": {"mean": mean, "ci": [mean - 0.079, mean + 0.088]},
+                "exact_match": {"mean": mean * 0.85, "ci": [0.0, 1.0]},
+            },
+            "latency_ms": {"p50": 576.0, "p95": 900.0},
+        }
+        for name, mean in means.items()
+    }
+    verdict = {
+        "recommended": "hybrid",
+        "reason": "hybrid is the best by 0.151 (f1), more than the margin of 0.03.",
+    }
+    (folder / "result.json").write_text(json.dumps({"routes": routes, "verdict": verdict}))
+    (folder / "report.html").write_text("<!doctype html><title>Report</title><p>All of it.</p>")
+
+
+UNLABELLED = """
+() => [...document.querySelectorAll("button, input, textarea, a, progress")]
+  .filter((element) => element.checkVisibility())
+  .filter((element) => !(element.getAttribute("aria-label") || element.labels?.length || element.textContent.trim()))
+  .map((element) => element.outerHTML)
+"""
+"""Controls that say nothing about themselves."""
+
+FAINT = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = (colour) => {
+    const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgba(colour).map((part) => linear(part / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (rgba(colour)[3] === 255) return colour;
+    }
+    return "white";
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest(":disabled, noscript, script")) continue;
+    const [a, b] = [light(getComputedStyle(element).color), light(behind(element))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) faint.push(`${element.tagName} ${element.className}: ${ratio.toFixed(2)}`);
+  }
+  return faint;
+}
+"""
+"""Texts with less contrast than WCAG AA asks for."""
