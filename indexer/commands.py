@@ -12,6 +12,7 @@ import click
 from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import CorpusError
 from indexer.encoding import load_encoder
+from indexer.names import shown
 from indexer.parsing import Parser
 from indexer.retriever import Index
 from indexer.sync import SyncReport, sync
@@ -37,11 +38,11 @@ def index_watch(workspace: Workspace, settings: IndexConfig, model: ModelConfig,
             f"{documents}: no such folder or file; set [index] documents to where your documents are"
         )
     encoder = load_encoder(model.encoder)
-    shown: tuple[object, ...] = ()
+    last: tuple[object, ...] = ()
 
     def show(report: SyncReport) -> None:
-        nonlocal shown
-        if shown != (shown := (report.generation, report.skipped)):
+        nonlocal last
+        if last != (last := (report.generation, report.skipped)):
             _show(report, as_json)
 
     def complain(error: Exception) -> None:
@@ -107,8 +108,10 @@ def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, a
             for name, score in (("dense", hit.dense), ("bm25", hit.bm25))
             if score is not None
         )
-        click.echo(f"[{number}] {chunk.title} ({chunk.document_id}, {chunk.start}-{chunk.end}; {found_by})")
+        click.echo(
+            f"[{number}] {shown(chunk.title)} ({chunk.document_id}, {chunk.start}-{chunk.end}; {found_by})"
+        )
         if chunk.heading:
-            click.echo(f"    {chunk.heading}")
-        text = " ".join(chunk.text.split())
+            click.echo(f"    {shown(chunk.heading)}")
+        text = shown(" ".join(chunk.text.split()))
         click.echo(f"    {text[:_EXCERPT_CHARACTERS]}{'...' if len(text) > _EXCERPT_CHARACTERS else ''}")

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown rows for those inside a document, one labelled paragraph a row for CSV files."""
+"""Tables as text: Markdown rows for those inside a document, a section a row for CSV files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 
 from indexer.corpus import CorpusError
+
+_HEADING_CHARACTERS = 80
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -20,10 +22,11 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parse_csv(data: bytes) -> tuple[None, str]:
-    """One paragraph a row, one `column: value` line a cell, so that every chunk says what its values mean.
+    """A section a row, headed by its first cell, and a `column: value` line a cell.
 
-    The first row names the columns; empty cells are left out. The delimiter is the one of comma, semicolon, tab
-    and bar that the first row has most of.
+    So a chunk is one row and says what its values mean (docs/decisions/0004-untrusted-files.md). The first row
+    names the columns; empty cells are left out. The delimiter is the one of comma, semicolon, tab and bar that the
+    first row has most of.
     """
     text = data.decode("utf-8-sig")
     first_row = text.lstrip().partition("\n")[0]
@@ -32,16 +35,18 @@ def parse_csv(data: bytes) -> tuple[None, str]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = [name.strip() for name in next(rows, [])]
-        paragraphs = [_paragraph(columns, row) for row in rows]
+        sections = [_section(columns, row) for row in rows]
     except csv.Error as error:
         raise CorpusError(f"line {rows.line_num}: not CSV ({error}); repair or remove it") from error
-    return None, "\n\n".join(filter(None, paragraphs)) or ", ".join(filter(None, columns))
+    return None, "\n\n".join(filter(None, sections)) or ", ".join(filter(None, columns))
 
 
-def _paragraph(columns: Sequence[str], row: Sequence[str]) -> str:
+def _section(columns: Sequence[str], row: Sequence[str]) -> str:
     names = [*columns, *[""] * (len(row) - len(columns))]
-    return "\n".join(
-        f"{name}: {cell}" if name else cell
-        for name, value in zip(names, row, strict=False)
-        if (cell := " ".join(value.split()))
-    )
+    cells = [
+        (name, cell) for name, value in zip(names, row, strict=False) if (cell := " ".join(value.split()))
+    ]
+    if not cells:
+        return ""
+    lines = (f"{name}: {cell}" if name else cell for name, cell in cells)
+    return f"## {cells[0][1][:_HEADING_CHARACTERS]}\n\n" + "\n".join(lines)

@@ -50,3 +50,17 @@ def test_search_shows_place_scores_and_text(workspace: Workspace, capsys: pytest
     assert "generation 1: 1 documents and 1 chunks, the same in SQLite, full text and FAISS" in output
     assert "[1] Bell (bell.md, 16-39; dense 0." in output
     assert "    Use\n    The bell rings at noon.\n" in output
+
+
+def test_search_gives_a_terminal_nothing_to_obey(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace.root / "c.jsonl").write_text(
+        '{"id": "a", "title": "T\\u001b[2J", "text": "Bell \\u001b[31m"}\n'
+    )
+    settings = IndexConfig(documents=Path("c.jsonl"))
+    commands.index_sync(workspace, settings, ModelConfig(), as_json=False)
+    commands.index_search(workspace, ModelConfig(), "bell", 1, as_json=False)
+    output = capsys.readouterr().out
+    assert "Bell \\x1b[31m" in output
+    assert "\x1b" not in output

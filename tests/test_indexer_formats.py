@@ -193,13 +193,17 @@ def test_restructured_text_cannot_read_other_files(directive: str, tmp_path: Any
     assert "4711" not in read("a.rst", text)[1]
 
 
-def test_csv_rows_become_paragraphs_that_name_their_columns() -> None:
+def test_csv_rows_become_sections_that_name_their_columns() -> None:
     text = '\ufeffPart;Size;\nG-1;"14 mm;\nnominal";spare\n;;\nG-2;;\n'
     assert read("stock-list.csv", text) == (
         "Stock list",
-        "Part: G-1\nSize: 14 mm; nominal\nspare\n\nPart: G-2",
+        "## G-1\n\nPart: G-1\nSize: 14 mm; nominal\nspare\n\n## G-2\n\nPart: G-2",
     )
-    assert read("a.tsv", "Part\tSize\nG,1\t5")[1] == "Part: G,1\nSize: 5"
+    assert read("a.tsv", "Part\tSize\nG,1\t5")[1] == "## G,1\n\nPart: G,1\nSize: 5"
+
+
+def test_a_csv_file_without_rows_still_says_what_it_holds() -> None:
+    assert read("a.csv", "Part,Size\n")[1] == "Part, Size"
 
 
 def test_pptx_gives_a_section_a_slide_with_lists_tables_and_notes() -> None:

@@ -67,7 +67,7 @@ def test_threads_take_turns(parser: Parser) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert texts == {number: f"note: {number}" for number in range(8)}
+    assert texts == {number: f"## {number}\n\nnote: {number}" for number in range(8)}
 
 
 BOMBS = {
@@ -109,7 +109,7 @@ def test_hostile_bytes_are_refused_with_a_reason_and_the_next_file_is_read(parse
     make, reason = BOMBS[name]
     with pytest.raises(CorpusError, match=reason):
         parser.document(name, make())
-    assert parser.document("next.csv", b"a\n1").text == "a: 1"
+    assert parser.document("next.csv", b"a\n1").text == "## 1\n\na: 1"
 
 
 def test_bombs_cost_the_caller_no_memory() -> None:
@@ -158,7 +158,7 @@ def test_a_process_killed_between_files_is_replaced(parser: Parser) -> None:
     (worker,) = processes() - before
     os.kill(worker, signal.SIGKILL)
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
-    assert parser.document("a.csv", csv(2)).text == "note: 2"
+    assert parser.document("a.csv", csv(2)).text == "## 2\n\nnote: 2"
 
 
 def test_the_process_is_small_sees_no_keys_and_loads_no_model(
@@ -190,7 +190,7 @@ def test_an_interrupt_leaves_no_reply_for_the_next_file(parser: Parser) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert parser.document("a.csv", csv(2)).text == "note: 2"
+    assert parser.document("a.csv", csv(2)).text == "## 2\n\nnote: 2"
 
 
 def test_a_missing_library_is_a_fault_of_the_installation(
