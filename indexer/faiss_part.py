@@ -107,7 +107,7 @@ class Part:
         """[rows, bytes]: each vector as it is kept."""
         if self.kind == "flat":
             vectors: Vectors = self._rows.reconstruct_n(0, self._rows.ntotal)
-            return vectors.view(np.uint8).reshape(len(vectors), -1)
+            return vectors.view(np.uint8)
         lists = self._rows.invlists
         codes = np.empty((len(self.chunk_ids), lists.code_size), dtype=np.uint8)
         for number in range(lists.nlist):
@@ -122,7 +122,7 @@ class Part:
         if self.kind == "ivf-sq8":
             coded: NDArray[np.uint8] = self._rows.sq.compute_codes(vectors)
             return coded
-        return np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
+        return np.ascontiguousarray(vectors).view(np.uint8)
 
 
 def _clustered(vectors: Vectors, kind: Kind) -> Any:

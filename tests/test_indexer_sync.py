@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,9 @@ import pytest
 from indexer.config import Workspace
 from indexer.corpus import CorpusError
 from indexer.database import IndexDamaged, IndexMissing
-from indexer.encoding import EncoderError
+from indexer.encoding import EncoderError, Passage, Vectors
 from indexer.locking import IndexBusy, writer_lock
 from indexer.retriever import Index
-from indexer.snapshot import Snapshot
 from indexer.sync import SyncReport, sync
 from indexer.verify import verify
 from tests.fakes import HashEncoder
@@ -175,10 +172,23 @@ def test_database_of_a_newer_version_is_refused(workspace: Workspace) -> None:
         ("INSERT INTO words (rowid, text) VALUES (99, 'ghost')", "1 full-text rows of deleted chunks"),
         ("UPDATE vectors SET vector = zeroblob(length(vector))", "vectors in FAISS differ"),
         (
-            "DELETE FROM chunks WHERE id = 3; DELETE FROM words WHERE rowid = 3",
+            "DELETE FROM chunks WHERE id = 3; DELETE FROM words WHERE rowid = 3;"
+            "DELETE FROM vectors WHERE key NOT IN (SELECT vector_key FROM chunks)",
             "different vectors .1 chunks are in only one of them.",
         ),
         ("DELETE FROM vectors", "3 chunks without a vector"),
+        (
+            "DELETE FROM chunks WHERE id = 3; DELETE FROM words WHERE rowid = 3",
+            "1 vectors that nothing needs",
+        ),
+        ("DELETE FROM documents WHERE id = 'bell.md'", "1 chunks of deleted documents"),
+        (
+            "UPDATE documents SET text = replace(text, 'noon', 'nine')",
+            "1 documents that differ from their hash",
+        ),
+        ("UPDATE meta SET corpus_hash = ''", "a document too many or too few"),
+        ("UPDATE words SET title = 'Cup' WHERE rowid = 1", "1 full-text rows that differ"),
+        ("INSERT INTO metadata VALUES ('gone', 'k', '1')", "1 values of metadata of deleted documents"),
         ("DELETE FROM words_data WHERE id > 10", "full-text index"),
     ],
 )
@@ -191,89 +201,32 @@ def test_verify_names_what_disagrees(workspace: Workspace, damage: str, message:
         verify(workspace)
 
 
-# Runs a sync that kills itself: at the given call of the encoder, or just before the given SQL is executed.
-CRASHING_SYNC = """
-import os, signal, sqlite3, sys
-from pathlib import Path
-from indexer import database, store, sync
-from indexer.config import Workspace
-from tests.fakes import HashEncoder
+class Killed(HashEncoder):
+    """Stops at its third batch."""
 
-root, point = Path(sys.argv[1]), sys.argv[2]
-die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-sync._VECTORS_PER_COMMIT = 1
-
-class Encoder(HashEncoder):
-    def encode_passages(self, passages):
-        if len(self.encoded) == 2 and point == "third encode":
-            die()
+    def encode_passages(self, passages: Sequence[Passage]) -> list[Vectors]:
+        if len(self.encoded) == 2:
+            raise KeyboardInterrupt
         return super().encode_passages(passages)
 
-def connect(path):
-    connection = database.connect(path)
-    published = []
-    def trace(sql):
-        if sql.startswith("UPDATE meta SET generation"):
-            published.append(sql)
-        if sql.startswith(point) or (point == "publishing COMMIT" and sql == "COMMIT" and published):
-            die()
-    connection.set_trace_callback(trace)
-    return connection
 
-store.connect = connect
-if point == "FAISS file":
-    sync.open_vectors = lambda *_: die()
-sync.sync(Workspace(root), root / "documents", Encoder(), 32)
-"""
-
-
-def crash(workspace: Workspace, point: str) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", CRASHING_SYNC, str(workspace.root), point],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=False,
-        capture_output=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-
-
-def stored_titles(workspace: Workspace) -> list[str]:
-    snapshot = Snapshot(workspace.database)
-    try:
-        return sorted(document.title for document in snapshot.documents().values())
-    finally:
-        snapshot.close()
-
-
-@pytest.mark.parametrize(
-    ("point", "published"),
-    [
-        ("third encode", False),
-        ("DELETE FROM documents", False),
-        ("INSERT INTO chunks", False),
-        ("UPDATE meta SET generation", False),
-        ("publishing COMMIT", False),
-        ("FAISS file", True),
-    ],
-)
-def test_killed_sync_leaves_the_state_before_or_after(
-    workspace: Workspace, point: str, published: bool
+def test_interrupted_embedding_goes_on_where_it_was(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(workspace)
-    (workspace.root / "documents" / "bell.md").unlink()
-    write(workspace, "cup.md", "# Cup\n\n## A\n\nIt is blue.\n\n## B\n\nIt is thin.\n\n## C\n\nIt is new.\n")
-    crash(workspace, point)
-    assert verify(workspace).generation == (2 if published else 1)
-    assert stored_titles(workspace) == (["Cup", "Lamp"] if published else ["Bell", "Lamp"])
-    report = run(workspace)
-    assert report.generation == 2
-    assert stored_titles(workspace) == ["Cup", "Lamp"]
-    verify(workspace)
-
-
-def test_interrupted_embedding_goes_on_where_it_was(workspace: Workspace) -> None:
-    crash(workspace, "third encode")
+    monkeypatch.setattr("indexer.sync._VECTORS_PER_COMMIT", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(workspace, Killed())
     with pytest.raises(IndexMissing):
         Index.open(workspace, HashEncoder())
     report = run(workspace)
     assert (report.chunks, report.chunks_embedded) == (3, 1)
+
+
+def test_damaged_database_is_left_for_its_owner(workspace: Workspace) -> None:
+    run(workspace)
+    data = workspace.database.read_bytes()
+    broken = data[:4096] + b"\xff" * 8192 + data[12288:]
+    workspace.database.write_bytes(broken)
+    with pytest.raises(IndexDamaged, match="move it aside, then restore a backup"):
+        verify(workspace)
+    assert workspace.database.read_bytes() == broken
