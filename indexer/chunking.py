@@ -103,7 +103,19 @@ def _joined(path: Iterable[_Heading], document: Document) -> str:
     return " > ".join(heading.title for heading in path if heading.title != document.title)
 
 
-_HEADING = re.compile(r"(#{1,6})[ \t]+(\S.*?)[ \t]*#*[ \t]*")
+_MAX_HEADING_CHARACTERS = 200
+"""A heading is repeated with every chunk below it."""
+
+_HEADING = re.compile(r"(#{1,6})[ \t]+(\S.*)")
+
+
+def _heading(line: str) -> _Heading | None:
+    # Closing hashes are taken off by hand: a regular expression for them backtracks over a hostile line for hours.
+    match = _HEADING.fullmatch(line)
+    if match is None:
+        return None
+    title = match[2].rstrip(" \t").rstrip("#").rstrip(" \t") or match[2][0]
+    return _Heading(len(match[1]), title[:_MAX_HEADING_CHARACTERS])
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int, _Heading | None]]:
@@ -112,14 +124,14 @@ def _blocks(text: str) -> Iterator[tuple[int, int, _Heading | None]]:
     fenced = False
     for line in text.splitlines(keepends=True):
         content = line.strip()
-        heading = None if fenced else _HEADING.fullmatch(line.rstrip())
+        heading = None if fenced else _heading(line.rstrip())
         if start < end and (heading or not content):
             yield start, end, None
             start = end
         if content:
             first, last = position + len(line) - len(line.lstrip()), position + len(line.rstrip())
             if heading:
-                yield first, last, _Heading(len(heading[1]), heading[2])
+                yield first, last, heading
                 start = end = last
             else:
                 start, end = (start if start < end else first), last

@@ -138,3 +138,16 @@ def test_sentences_cover_every_visible_character_once(text: str) -> None:
     if start < end:
         spans = sentence_spans(text, Span(start, end, ""))
         assert "".join("".join(text[a:b].split()) for a, b in spans) == "".join(text.split())
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("middle", [" ", "#", "# "])
+def test_a_hostile_heading_line_is_read_in_linear_time(middle: str) -> None:
+    text = f"# x{middle * 100_000}y\n\nBody."
+    assert [text[span.start : span.end] for span in chunk(Document("d", "D", text), len, 64)] == ["Body."]
+
+
+def test_a_hostile_heading_is_not_repeated_at_length_with_every_chunk() -> None:
+    document = Document("d", "D", f"# {'x' * 100_000}\n\nBody.")
+    (span,) = chunk(document, count_tokens, 64)
+    assert len(embedding_text(document, span).text) < 300
