@@ -277,7 +277,7 @@ class _DocumentLine(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     id: Text = Field(min_length=1)
-    title: Text = ""
+    title: Text = Field(default="", max_length=1000)  # repeated with every chunk
     text: Text = Field(pattern=r"\S")
     metadata: dict[str, Any] = {}
 

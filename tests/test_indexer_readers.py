@@ -44,6 +44,7 @@ def test_jsonl_documents_keep_their_ids_and_default_their_title(tmp_path: Path) 
         ('{"id": "a", "text": "  "}', "line 1: text"),
         ('{"id": "a", "text": "b\\u0000"}', "line 1: text: .*NUL"),
         ('{"id": "a", "text": "\\ud800"}', "line 1: not JSON .*escape"),
+        ('{"id": "a", "title": "' + "t" * 1001 + '", "text": "t"}', "line 1: title: .*at most 1000"),
         ("[1]", "line 1"),
     ],
 )
