@@ -32,7 +32,11 @@ def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
     routes = routes_from_config(settings.routes)
     if route not in routes:
         raise UnknownRoute(f"unknown route {route!r}; known: {', '.join(routes)}")
-    ask_once(open_routes(workspace, settings, {route: routes[route]}), question, route, as_json)
+    answerer = open_routes(workspace, settings, {route: routes[route]})
+    try:
+        ask_once(answerer, question, route, as_json)
+    finally:
+        answerer.generator.close()
 
 
 @click.command()

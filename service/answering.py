@@ -205,6 +205,27 @@ class Answerer:
                 )
             return prepared
 
+    def prepare_tokens(
+        self, prompts: Sequence[Sequence[int]], route: Route, sampling: Sampling
+    ) -> list[Prepared]:
+        """Whole prompts for the route's model: no passages, instructions or stop strings are added."""
+        room, known = self.base.max_prompt_tokens - sampling.max_new_tokens, len(self.base.tokenizer)
+        for prompt in prompts:
+            if len(prompt) > room:
+                raise PromptTooLong(
+                    f"a prompt has {len(prompt)} tokens, and {self.base.name} has room for {room} beside an answer "
+                    f"of {sampling.max_new_tokens}"
+                )
+            if max(prompt) >= known:
+                raise PromptError(
+                    f"a prompt has token {max(prompt)}, and {self.base.name} knows {known} tokens"
+                )
+        adapter = self._registry.resolve(route.adapter).key if route.adapter else None
+        return [
+            Prepared("", route, GenerationRequest(tuple(prompt), adapter, sampling), (), None, 0.0)
+            for prompt in prompts
+        ]
+
     def finish(self, prepared: Prepared, decoded: Decoded, timings: Timings) -> Answer:
         """Join what was asked with what the model said."""
         abstained = is_abstention(decoded.text)

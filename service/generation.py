@@ -81,6 +81,10 @@ class Generator(Protocol):
         """Forget every run and whatever a failure may have left behind."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds; nothing may be asked of it afterwards."""
+        ...
+
 
 class LocalGenerator:
     """The base model in this process, with adapters switched in and out of its layers.
@@ -158,6 +162,10 @@ class LocalGenerator:
         self._runs.clear()
         self.prefixes.clear()
         self.adapters.unload_all()
+
+    def close(self) -> None:
+        """Forget everything."""
+        self.reset()
 
     def _step(self, batch: RunningBatch) -> None:
         """Rows of several adapters are plain LoRA's; rows of one take whatever adapter they have."""

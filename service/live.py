@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -88,16 +89,27 @@ class LiveAnswerer:
         self, questions: Sequence[str], route: Route, sampling: Sampling | None = None, choices: int = 1
     ) -> Underway:
         """Queue `choices` answers to each question. Raises Overloaded and whatever `Answerer.prepare` does."""
+        prepare = partial(self.answerer.prepare, [(question, route) for question in questions], sampling)
+        return await self._begin(prepare, len(questions), route, choices)
+
+    async def continue_tokens(
+        self, prompts: Sequence[Sequence[int]], route: Route, sampling: Sampling, choices: int
+    ) -> Underway:
+        """Queue `choices` continuations of each prompt, as it is. Raises Overloaded, PromptError, AdapterError."""
+        prepare = partial(self.answerer.prepare_tokens, prompts, route, sampling)
+        return await self._begin(prepare, len(prompts), route, choices)
+
+    async def _begin(
+        self, prepare: Callable[[], list[Prepared]], prompts: int, route: Route, choices: int
+    ) -> Underway:
         started = time.monotonic()
         with self.counted(route.name):
-            self.model_thread.require_room(self._preparing + len(questions) * choices)
-            self._preparing += len(questions) * choices
+            self.model_thread.require_room(self._preparing + prompts * choices)
+            self._preparing += prompts * choices
             try:
-                prepared = await run_in_threadpool(
-                    self.answerer.prepare, [(question, route) for question in questions], sampling
-                )
+                prepared = await run_in_threadpool(prepare)
             finally:
-                self._preparing -= len(questions) * choices
+                self._preparing -= prompts * choices
             asked = [one for one in prepared for _ in range(choices)]
             requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
             return Underway(self, asked, requests, started, self._timeout_seconds)

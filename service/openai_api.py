@@ -40,13 +40,17 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def begin(
-        body: SamplingRequest, questions: Sequence[str], asked: int | None, logprobs: int | None
+        body: SamplingRequest,
+        questions: Sequence[str],
+        asked: int | None,
+        logprobs: int | None,
+        token_prompts: Sequence[Sequence[int]] = (),
     ) -> Underway:
         route = live.answerer.route(body.model)
-        choices = body.n or 1
-        if len(questions) * choices > MAX_ANSWERS:
+        choices, prompts = body.n or 1, len(questions) + len(token_prompts)
+        if prompts * choices > MAX_ANSWERS:
             raise UnsupportedParameter(
-                "n", f"{len(questions)} x {choices} answers are more than {MAX_ANSWERS} a request"
+                "n", f"{prompts} x {choices} answers are more than {MAX_ANSWERS} a request"
             )
         sampling = Sampling(
             max_new_tokens=asked or route.max_new_tokens,
@@ -56,6 +60,8 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
             stop=body.stop_strings(),
             logprobs=logprobs,
         )
+        if token_prompts:
+            return await live.continue_tokens(token_prompts, route, sampling, choices)
         return await live.begin(questions, route, sampling, choices)
 
     @router.post("/chat/completions", response_model=ChatResponse, responses=EVENT_STREAM)
@@ -82,19 +88,20 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
 
     @router.post("/completions", response_model=CompletionResponse, responses=EVENT_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse | Response:
-        """Answer each prompt, as a question, by the route that `model` names."""
+        """Answer each prompt, as a question, by the route that `model` names; go on with those of token ids."""
         asked = _within("max_tokens", body.max_tokens, max_new_tokens)
         live.answerer.route(body.model)
-        questions = [prompt.strip() for prompt in body.prompts()]
+        questions, tokens = [prompt.strip() for prompt in body.questions()], body.token_prompts()
         if not all(questions):
             raise UnsupportedParameter("prompt", "a prompt is empty")
-        reply = CompletionReply(body.model, live.answerer.base.tokenizer, body.n or 1)
+        named = bool(body.return_tokens_as_token_ids)
+        reply = CompletionReply(body.model, live.answerer.base.tokenizer, body.n or 1, named)
         if body.stream:
-            underway = await begin(body, questions, asked, body.logprobs)
+            underway = await begin(body, questions, asked, body.logprobs, tokens)
             return event_stream(reply.chunks(underway, body.wants_usage()))
 
         async def answers() -> list[Told]:
-            return await (await begin(body, questions, asked, body.logprobs)).told()
+            return await (await begin(body, questions, asked, body.logprobs, tokens)).told()
 
         return reply.whole(await unless_client_leaves(request, answers()))
 

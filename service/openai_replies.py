@@ -106,11 +106,12 @@ class ChatReply:
 class CompletionReply:
     """One reply to a plain completion request."""
 
-    def __init__(self, model: str, tokenizer: Any, choices: int) -> None:
-        """`choices` is how many answers each prompt gets."""
+    def __init__(self, model: str, tokenizer: Any, choices: int, as_token_ids: bool = False) -> None:
+        """`choices` is how many answers each prompt gets; `as_token_ids` names tokens by their numbers."""
         self._model = model
         self._choices = choices
         self._tokenizer = tokenizer
+        self._as_token_ids = as_token_ids
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
@@ -155,16 +156,19 @@ class CompletionReply:
     def _logprobs(self, decoded: Decoded) -> CompletionLogprobs | None:
         if not decoded.logprobs:
             return None
-        tokens = [self._tokenizer.decode([place.token]) for place in decoded.logprobs]
+        tokens = [self._name(place.token) for place in decoded.logprobs]
         return CompletionLogprobs(
             tokens=tokens,
             token_logprobs=[place.logprob for place in decoded.logprobs],
             top_logprobs=[
-                {self._tokenizer.decode([token]): logprob for token, logprob in place.likeliest}
+                {self._name(token): logprob for token, logprob in place.likeliest}
                 for place in decoded.logprobs
             ],
             text_offset=[sum(map(len, tokens[:i])) for i in range(len(tokens))],
         )
+
+    def _name(self, token: int) -> str:
+        return f"token_id:{token}" if self._as_token_ids else str(self._tokenizer.decode([token]))
 
 
 def usage(told: Sequence[Told], choices: int) -> Usage:

@@ -18,6 +18,7 @@ MAX_TOP_LOGPROBS = 20
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1)]
 ASK: dict[str, Any] = {
     "model": "hybrid",
     "messages": [{"role": "user", "content": "Who leads the Capsule Hospital?"}],
@@ -99,21 +100,39 @@ class ChatRequest(SamplingRequest):
 
 
 class CompletionRequest(SamplingRequest):
-    """A plain completion: each prompt is a question for the route that `model` names."""
+    """A plain completion: each prompt is a question for the route that `model` names.
+
+    A prompt of token ids is no question but the whole prompt: it is continued as it is by the route's model.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "rag", "prompt": "Who leads the Capsule Hospital?"}]}
     )
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-    logprobs: int | None = Field(default=None, ge=0, le=5)
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    return_tokens_as_token_ids: bool | None = None
+    """As vLLM's: log-probabilities name tokens as `token_id:123` instead of by their text."""
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
     best_of: Literal[1] | None = None
 
-    def prompts(self) -> list[str]:
-        """`prompt` as a list, however it was sent."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def questions(self) -> list[str]:
+        """The prompts that are text, however they were sent."""
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [prompt for prompt in prompts if isinstance(prompt, str)]
+
+    def token_prompts(self) -> list[list[int]]:
+        """The prompts that are token ids, however they were sent."""
+        if isinstance(self.prompt, str):
+            return []
+        alone = [token for token in self.prompt if isinstance(token, int)]
+        return [alone] if alone else [prompt for prompt in self.prompt if isinstance(prompt, list)]
 
 
 class EmbeddingRequest(BaseModel):
