@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli.backup import backup_command, restore_command
 from indexer.backup import BackupError, backup, restore
 from indexer.config import Workspace
 from indexer.corpus import Document
@@ -58,6 +60,15 @@ def test_restored_workspace_answers_like_the_one_backed_up(archive: Path, tmp_pa
         ".openbook/data/adapters/mixed/1/weights.safetensors",
     }
     assert not any("half-written" in name or "restoring" in name for name in names)
+
+
+def test_commands_say_what_was_saved_and_restored(workspace: Workspace, tmp_path: Path) -> None:
+    file, new = str(tmp_path / "b.zip"), str(tmp_path / "new")
+    saved = CliRunner().invoke(backup_command, ["-w", str(workspace.root), file], catch_exceptions=False)
+    assert ": 4 files, " in saved.output
+    restored = CliRunner().invoke(restore_command, ["-w", new, "--json", file], catch_exceptions=False)
+    assert json.loads(restored.output)["files"] == 4
+    assert verify(Workspace(Path(new))).documents == 2
 
 
 def test_backup_of_a_workspace_that_is_written_is_one_generation(
