@@ -3,9 +3,10 @@
 import os
 
 import httpx
-from mcp.server.fastmcp import FastMCP
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
-server = FastMCP("openbook")
+server = MCPServer("openbook")
 client = httpx.AsyncClient(
     base_url=os.environ.get("OPENBOOK_URL", "http://127.0.0.1:8080"),
     headers={"Authorization": f"Bearer {os.environ.get('OPENBOOK_API_KEY', 'none')}"},
@@ -18,7 +19,7 @@ async def ask(question: str, route: str = os.environ.get("OPENBOOK_ROUTE", "hybr
     """Answer a question from the documents, with the passages that the answer was read from."""
     response = await client.post("/v1/answer", json={"question": question, "route": route})
     if response.is_error:
-        raise ValueError(response.json()["error"]["message"])
+        raise ToolError(response.json()["error"]["message"])
     answer = response.json()
     sources = [
         f"[{c['number']}] {c['title']} ({c['document_id']}, characters {c['start']}-{c['end']}): {c['text']}"
