@@ -207,6 +207,11 @@ def reporting_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "invalid fts5 file format" in str(error):
+            raise IndexMissing(
+                f"{path}: its full text was written by a newer SQLite than {sqlite3.sqlite_version}; use a Python with"
+                " SQLite 3.42 or later"
+            ) from error
         remedy = _OPERATIONAL_REMEDIES.get(error.sqlite_errorcode & 0xFF)
         if remedy is None:
             raise

@@ -164,6 +164,16 @@ def test_database_of_a_newer_version_is_refused(workspace: Workspace) -> None:
         Index.open(workspace, HashEncoder())
 
 
+def test_full_text_of_a_newer_sqlite_is_named(workspace: Workspace) -> None:
+    run(workspace)
+    connection = sqlite3.connect(workspace.database)
+    connection.execute("UPDATE words_config SET v = 99 WHERE k = 'version'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(IndexMissing, match="written by a newer SQLite than"):
+        Index.open(workspace, HashEncoder()).retriever().search(["lamp"], 1)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
