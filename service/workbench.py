@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from indexer.config import IndexConfig, Workspace
 from indexer.parsing import Parser
 from service.feedback import Feedback
 from service.jobs import Command, JobKind, Jobs
+
+log = logging.getLogger("openbook.service")
 
 _EVALUATION = re.compile(r"[0-9a-f]{1,64}")
 RESULT, REPORT = "result.json", "report.html"
@@ -73,11 +76,20 @@ def find_evaluation(workspace: Workspace, printed: str) -> str | None:
 
 
 def read_evaluations(workspace: Workspace) -> list[tuple[str, float, dict[str, Any]]]:
-    """Name, time (seconds since 1970) and result of every finished evaluation, the latest first."""
-    found = [
-        (path.parent.name, path.stat().st_mtime, json.loads(path.read_text()))
-        for path in workspace.evaluations.glob(f"*/{RESULT}")
-    ]
+    """Name, time (seconds since 1970) and result of every finished evaluation, the latest first.
+
+    One that another version of openbook wrote in another form, or that was damaged, is passed over.
+    """
+    found = []
+    for path in workspace.evaluations.glob(f"*/{RESULT}"):
+        try:
+            result = json.loads(path.read_text())
+        except ValueError:
+            result = None
+        if isinstance(result, dict) and {"routes", "verdict"} <= result.keys():
+            found.append((path.parent.name, path.stat().st_mtime, result))
+        else:
+            log.warning("evaluation %s has no readable %s", path.parent.name, RESULT)
     return sorted(found, key=lambda one: -one[1])
 
 

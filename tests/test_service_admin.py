@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,32 @@ def test_adapters_go_into_memory_and_out_of_it_between_tokens(bench: Workbench) 
         assert (ask(client, "tuned")["answer"], ask(client, "base")["answer"]) == before
 
 
+def test_new_documents_and_promotions_fail_no_question_under_way(bench: Workbench) -> None:
+    base = tiny_base()
+    generator = LocalGenerator(base, Registry(bench.workspace.adapters))
+    tables = {name: RouteConfig(max_new_tokens=8, k=1) for name in ("tuned", "hybrid", "rag", "base")}
+    with connect(bench, answerer_of(bench, generator, base, tables), ServeConfig()) as client:
+        alone = {version: ask_by_version(client, version) for version in (1, 2)}
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, client, ("tuned", "hybrid")[n % 2]) for n in range(32)]
+            for n in range(6):
+                client.put(f"/v1/documents/n{n}.md", json={"text": f"Number {n} is no tower."})
+                client.post(f"/v1/adapters/mixed/{n % 2 + 1}/promote")
+            answers = [one.result() for one in asked]
+    for answer in answers:
+        if answer["route"] == "tuned":
+            assert answer["answer"] == alone[int(answer["adapter"][-1])]
+        else:
+            assert answer["generation"] in range(1, 8)
+
+
+def ask_by_version(client: TestClient, version: int) -> str:
+    client.post(f"/v1/adapters/mixed/{version}/promote")
+    answer = ask(client, "tuned")
+    assert answer["adapter"] == f"mixed@{version}"
+    return str(answer["answer"])
+
+
 def test_sync_and_evaluation_are_jobs(client: TestClient) -> None:
     for path, kind in (("/v1/index/sync", "sync"), ("/v1/evaluations", "evaluation")):
         started = client.post(path)
@@ -238,6 +265,9 @@ def test_finished_evaluations_are_read_with_their_report(client: TestClient, ben
     result = {"routes": {"rag": {"n": 12}}, "verdict": {"recommended": "rag", "reason": "it reads"}}
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "report.html").write_text("<title>Report</title><script>alert(1)</script>")
+    for name, text in (("dead", "{"), ("beef", "{}")):
+        (bench.workspace.evaluations / name).mkdir()
+        (bench.workspace.evaluations / name / "result.json").write_text(text)
     [listed] = client.get("/v1/evaluations").json()["evaluations"]
     assert (listed["name"], listed["questions"], listed["recommended"]) == ("abc123", 12, "rag")
     assert client.get("/v1/evaluations/abc123").json()["result"] == result

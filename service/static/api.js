@@ -57,7 +57,7 @@ async function request(method, path, body, type = "application/json", signal = u
     throw new Error(NOT_REACHED);
   }
   if (response.ok) return response;
-  if (response.status === 401 && (await askForKey())) return request(method, path, body, type, signal);
+  if (response.status === 401 && !declined && (await askForKey())) return request(method, path, body, type, signal);
   throw new Error(await explanation(response));
 }
 
@@ -71,9 +71,10 @@ async function explanation(response) {
 }
 
 let asking = null;
+let declined = false;
 
 // Whether a key was given; several requests that need one wait for the same dialog.
-export function askForKey() {
+function askForKey() {
   asking ??= new Promise((resolve) => {
     const dialog = $("key-dialog");
     $("key-note").textContent = hasKey()
@@ -91,7 +92,11 @@ export function askForKey() {
       $("key-button").hidden = false;
       done(true);
     };
-    const cancel = () => done(false);
+    const cancel = () => {
+      declined = true;
+      $("key-button").hidden = false;
+      done(false);
+    };
     $("key-form").addEventListener("submit", use);
     dialog.addEventListener("close", cancel);
     dialog.showModal();
@@ -101,6 +106,8 @@ export function askForKey() {
 
 export function offerKeyChange() {
   $("key-button").hidden = !hasKey();
-  $("key-button").addEventListener("click", askForKey);
+  $("key-button").addEventListener("click", async () => {
+    if (await askForKey()) location.reload();
+  });
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
 }

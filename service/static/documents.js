@@ -42,6 +42,7 @@ export function leave() {
 }
 
 async function refresh() {
+  if (document.hidden) return;
   await quietly($("documents-status"), async () => {
     const status = await get("/v1/index");
     // Only what is new is put in place: it is read out, and a button in it may have the focus.

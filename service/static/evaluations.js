@@ -31,6 +31,7 @@ export function leave() {
 }
 
 async function refresh() {
+  if (document.hidden) return;
   await quietly($("evaluations-status"), async () => {
     const jobs = (await get("/v1/jobs")).jobs.filter((job) => job.kind === "evaluation");
     const now = JSON.stringify(jobs.map(({ id, state }) => [id, state === "queued" ? "running" : state]));
