@@ -73,7 +73,9 @@ def documents_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
     @router.delete("/documents/{document_id:path}")
     async def delete(document_id: str) -> DocumentWritten:
         """Remove a document and everything derived from it: chunks, vectors, remembered answers, feedback."""
-        written = await run_in_threadpool(delete_document, bench.workspace, document_id)
+        written = await run_in_threadpool(
+            delete_document, bench.workspace, document_id, bench.patience_seconds
+        )
         live.recent.forget_document(document_id)
         await run_in_threadpool(bench.feedback.forget_document, document_id)
         return DocumentWritten(
@@ -112,7 +114,9 @@ def _put(
     if encoder is None:
         raise IndexMissing("no route retrieves, so no encoder is loaded to index a document with")
     document = _document(document_id, data) if is_json else bench.parser.document(document_id, data)
-    written = put_document(bench.workspace, document, encoder, bench.index.chunk_tokens)
+    written = put_document(
+        bench.workspace, document, encoder, bench.index.chunk_tokens, bench.patience_seconds
+    )
     return DocumentWritten(
         id=document_id,
         generation=written.generation,

@@ -68,6 +68,9 @@ class Failure:
     code: str
 
 
+INDEX_BUSY_SECONDS = 5
+"""When to try again while a sync writes the index."""
+
 FAILURES: Mapping[type[Exception], Failure] = {
     UnknownRoute: Failure(404, "model_not_found"),
     AdapterError: Failure(404, "adapter_unavailable"),
@@ -142,6 +145,8 @@ async def _on_failure(_: Request, error: Exception) -> JSONResponse:
     assert failure is not None  # noqa: S101 - registered for exactly these
     param = error.param if isinstance(error, UnsupportedParameter) else None
     seconds = error.retry_after_seconds if isinstance(error, Overloaded | RemoteUnavailable) else None
+    if isinstance(error, IndexBusy):
+        seconds = INDEX_BUSY_SECONDS
     headers = {"Retry-After": str(seconds)} if seconds is not None else None
     return error_response(failure.status, str(error), failure.code, param, headers)
 

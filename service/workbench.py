@@ -34,6 +34,8 @@ class Workbench:
     parser: Parser
     jobs: Jobs
     feedback: Feedback
+    patience_seconds: float = 10.0
+    """How long a document that is put or deleted waits for a sync to end."""
 
     @property
     def documents(self) -> Path:

@@ -44,6 +44,7 @@ def make_workbench(root: Path, script: str = QUICK) -> Workbench:
         Parser(max_file_mb=1),
         Jobs(workspace.data / "jobs.sqlite", commands),
         Feedback(workspace.data / "feedback.sqlite"),
+        patience_seconds=0.2,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from indexer.locking import writer_lock
 from service.answering import Answerer
 from service.app import create_app
 from service.config import RouteConfig, ServeConfig
@@ -143,6 +144,15 @@ def test_documents_of_the_folder_change_with_their_files_only(client: TestClient
         code = error_code(client, method, "/v1/documents/harbour.md", json=body)
         assert code == (409, "document_of_folder")
     assert error_code(client, "DELETE", "/v1/documents/none.md") == (404, "document_not_found")
+
+
+def test_document_put_during_a_sync_is_to_be_put_again_later(client: TestClient, bench: Workbench) -> None:
+    with writer_lock(bench.workspace):
+        for method, body in (("PUT", TIDES), ("DELETE", None)):
+            response = client.request(method, "/v1/documents/tides.md", json=body)
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+            assert "is writing the index" in response.json()["error"]["message"]
+    assert client.put("/v1/documents/tides.md", json=TIDES).status_code == 201
 
 
 def test_documents_are_listed_by_the_page(client: TestClient) -> None:

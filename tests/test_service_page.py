@@ -84,8 +84,15 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     assert complaints == []
 
 
-def test_question_is_answered_by_four_routes_and_a_passage_opens_in_its_document(page: Any) -> None:
+def test_question_is_answered_by_four_routes_as_they_stream_and_a_passage_opens_in_its_document(
+    page: Any,
+) -> None:
+    page.evaluate(WATCH_ANSWERS)
     ask(page, "How high is the tower?")
+    seen = page.evaluate("window.seen")
+    assert {name: len(texts) > 3 for name, texts in seen.items()} == dict.fromkeys(
+        ("base", "rag", "tuned", "hybrid"), True
+    )
     assert page.locator("article.route h2").all_inner_texts() == ["base", "rag", "tuned", "hybrid"]
     assert page.locator("article.route .facts").count() == 4
     rag = page.locator("article.route", has=page.get_by_role("heading", name="rag"))
@@ -269,6 +276,20 @@ def write_evaluation(root: Path) -> None:
     (folder / "result.json").write_text(json.dumps({"routes": routes, "verdict": verdict}))
     (folder / "report.html").write_text("<!doctype html><title>Report</title><p>All of it.</p>")
 
+
+WATCH_ANSWERS = """
+() => {
+  window.seen = {};
+  new MutationObserver(() => {
+    for (const card of document.querySelectorAll("article.route")) {
+      const texts = (window.seen[card.querySelector("h2").textContent] ??= []);
+      const text = card.querySelector(".answer").textContent;
+      if (texts.at(-1) !== text) texts.push(text);
+    }
+  }).observe(document.querySelector("#routes"), { childList: true, characterData: true, subtree: true });
+}
+"""
+"""Keeps what each card has shown one after the other."""
 
 UNLABELLED = """
 () => [...document.querySelectorAll("button, input, textarea, a, progress")]
