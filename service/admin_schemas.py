@@ -118,6 +118,19 @@ class SearchRequest(BaseModel):
 class SearchHit(BaseModel):
     """A passage; `dense` and `bm25` are null where that search did not have it among its candidates."""
 
+    model_config = _example(
+        document_id="tides.md",
+        title="Tides",
+        heading="",
+        chunk_id=313,
+        start=0,
+        end=23,
+        text="High water is at 06:40.",
+        score=0.98,
+        dense=0.61,
+        bm25=7.2,
+    )
+
     document_id: str
     title: str
     heading: str
@@ -184,6 +197,8 @@ class AdapterList(BaseModel):
 class CurvePoint(BaseModel):
     """One look at the dev questions during training; `loss` is the mean since the last."""
 
+    model_config = _example(step=40, tokens=82000, loss=1.74, dev={"f1": 0.31})
+
     step: int
     tokens: int
     loss: float
@@ -242,6 +257,8 @@ class JobList(BaseModel):
 class EvaluationEntry(BaseModel):
     """A finished evaluation; its `result` is the whole of `result.json`."""
 
+    model_config = _example(name="a1b2c3d4e5f6", finished=1764000000.0, result={"schema": 1, "routes": {}})
+
     name: str
     finished: float
     result: dict[str, Any]
@@ -292,5 +309,7 @@ class PreferenceRequest(BaseModel):
 
 class FeedbackResponse(BaseModel):
     """The feedback is kept."""
+
+    model_config = _example(id="5f0c9a1be2d34f67")
 
     id: str
