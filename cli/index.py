@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from click.core import ParameterSource
 
@@ -64,6 +66,25 @@ def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int
     from indexer.commands import index_search
 
     index_search(workspace, load_settings(workspace).model, query, k, as_json)
+
+
+@index.command("eval")
+@workspace_option
+@json_option
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help="Another .jsonl of questions than [eval] questions names.",
+)
+@click.option("--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True)
+def index_eval_command(workspace: Workspace, as_json: bool, questions: Path | None, split: str) -> None:
+    """Score retrieval alone (recall, MRR, nDCG) on questions that name documents or evidence."""
+    from indexer.commands import index_eval
+    from indexer.corpus import Split
+
+    settings = load_settings(workspace)
+    path = questions or workspace.resolve(settings.eval.questions)
+    index_eval(workspace, settings.model, path, Split(split), as_json)
 
 
 def sync_index(workspace: Workspace, as_json: bool) -> None:

@@ -30,7 +30,6 @@ from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
 from eval.provenance import Setup, questions_hash, route_identity
 from eval.repeats import SampledAsker
-from eval.retrieval import retrieval_scores
 from eval.run import Evaluation, Extras, Oracle, Repeats, evaluate
 from eval.selection import EXAMPLES, load_selection, select_prompts
 from eval.statistics import Floats
@@ -40,6 +39,7 @@ from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
 from indexer.files import hash_json
 from indexer.readers import read_questions
+from indexer.retrieval_metrics import retrieval_scores
 from indexer.retriever import Retriever
 from service.generation import LocalGenerator
 from service.routes import Route

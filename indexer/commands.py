@@ -6,14 +6,17 @@ import json
 import signal
 import threading
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from indexer.config import IndexConfig, ModelConfig, Workspace
-from indexer.corpus import CorpusError
+from indexer.corpus import CorpusError, Split
 from indexer.encoding import load_encoder
+from indexer.evaluate import evaluate_retrieval
 from indexer.names import shown
 from indexer.parsing import Parser
+from indexer.readers import read_questions
 from indexer.retriever import Index
 from indexer.sync import SyncReport, sync
 from indexer.verify import verify
@@ -115,3 +118,19 @@ def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, a
             click.echo(f"    {shown(chunk.heading)}")
         text = shown(" ".join(chunk.text.split()))
         click.echo(f"    {text[:_EXCERPT_CHARACTERS]}{'...' if len(text) > _EXCERPT_CHARACTERS else ''}")
+
+
+def index_eval(
+    workspace: Workspace, model: ModelConfig, questions_path: Path, split: Split, as_json: bool
+) -> None:
+    """Score retrieval on the questions of one split that name what they need."""
+    read_questions(questions_path)  # what is wrong with them is cheap to find, so first
+    index = Index.open(workspace, load_encoder(model.encoder))
+    questions = read_questions(questions_path, index.documents())
+    report = evaluate_retrieval(index.retriever(), questions, split)
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    click.echo(f"{report.questions} {report.split} questions, generation {report.generation}")
+    for name, score in report.metrics.items():
+        click.echo(f"{name:20} {score:.3f}")

@@ -1,39 +1,47 @@
-"""How well a ranking of chunks finds what a question needs: recall, MRR and nDCG."""
+"""How well a ranking of chunks finds what a question needs, scored by ir-measures (the trec_eval definitions)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import TypeVar
+
+import ir_measures
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
 from indexer.corpus import Evidence, Question
 from indexer.snapshot import Chunk
 
 Gold = TypeVar("Gold", bound=Hashable)
 
-_CUTOFFS = (1, 3, 5)
-_NDCG_CUTOFF = 10
+_MEASURES = {
+    "recall@1": R @ 1,
+    "recall@3": R @ 3,
+    "recall@5": R @ 5,
+    "recall@10": R @ 10,
+    "mrr": RR,
+    "ndcg@10": nDCG @ 10,
+}
 
 
-def retrieval_scores(rankings: Sequence[tuple[Question, Sequence[Chunk]]], k: int) -> dict[str, float]:
-    """Means over the answerable questions that name gold documents, each with its `k` best chunks.
+def retrieval_scores(rankings: Sequence[tuple[Question, Sequence[Chunk]]]) -> dict[str, float]:
+    """Means over the answerable questions that name gold documents, each with its best chunks in order.
 
-    `recall@1`, `recall@3`, `recall@5`, `recall@k`, `mrr` and `ndcg@10` count gold documents; the same with
-    `evidence_` before them count evidence spans, over the questions that have any. Empty without any gold.
+    The same with `evidence_` before the name counts evidence spans, over the questions that have any. Empty without
+    any gold.
     """
-    answerable = [(question, chunks[:k]) for question, chunks in rankings if question.answerable]
+    answerable = [(question, chunks) for question, chunks in rankings if question.answerable]
     by_document = [
-        first_ranks(question.document_ids, chunks, lambda gold, chunk: chunk.document_id == gold)
-        for question, chunks in answerable
-        if question.document_ids
+        (first_ranks(q.document_ids, chunks, lambda gold, chunk: chunk.document_id == gold), len(chunks))
+        for q, chunks in answerable
+        if q.document_ids
     ]
     by_evidence = [
-        first_ranks(question.evidence, chunks, covers) for question, chunks in answerable if question.evidence
+        (first_ranks(q.evidence, chunks, covers), len(chunks)) for q, chunks in answerable if q.evidence
     ]
     return {
-        **_means(by_document, k),
-        **{f"evidence_{name}": value for name, value in _means(by_evidence, k).items()},
+        **_means(by_document),
+        **{f"evidence_{name}": value for name, value in _means(by_evidence).items()},
     }
 
 
@@ -74,16 +82,27 @@ def ndcg_at(cutoff: int, ranks: Sequence[int | None]) -> float:
     return min(gain / ideal, 1.0)
 
 
-def _means(questions: Sequence[Sequence[int | None]], k: int) -> dict[str, float]:
+def _means(questions: Sequence[tuple[Sequence[int | None], int]]) -> dict[str, float]:
+    """`questions` holds, for each, the rank at which every gold item is first found, and how many chunks there are."""
     if not questions:
         return {}
+    qrels, run = [], []
+    for number, (ranks, depth) in enumerate(questions):
+        qrels += [Qrel(str(number), f"gold {item}", 1) for item in range(len(ranks))]
+        run += [
+            ScoredDoc(str(number), name, -place) for place, name in enumerate(_ranking(ranks, depth), start=1)
+        ]
+    found = ir_measures.calc_aggregate(list(_MEASURES.values()), qrels, run)
+    return {name: float(found[measure]) for name, measure in _MEASURES.items()}
 
-    def mean(score: Callable[[Sequence[int | None]], float]) -> float:
-        return sum(map(score, questions)) / len(questions)
 
-    cutoffs = sorted({cutoff for cutoff in (*_CUTOFFS, k) if cutoff <= k})
-    return {
-        **{f"recall@{cutoff}": mean(partial(recall_at, cutoff)) for cutoff in cutoffs},
-        "mrr": mean(reciprocal_rank),
-        "ndcg@10": mean(partial(ndcg_at, _NDCG_CUTOFF)),
-    }
+def _ranking(ranks: Sequence[int | None], depth: int) -> list[str]:
+    """Gold items where they are first found, and other names where a chunk finds nothing new.
+
+    Several items found by one chunk stand one after another, so that they count one rank later each.
+    """
+    at: dict[int, list[str]] = {}
+    for item, rank in enumerate(ranks):
+        if rank is not None:
+            at.setdefault(rank, []).append(f"gold {item}")
+    return [name for rank in range(1, depth + 1) for name in at.get(rank, [f"other {rank}"])]

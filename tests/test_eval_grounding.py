@@ -11,10 +11,9 @@ import pytest
 from eval.config import EvalConfig
 from eval.grounding import grounding, similarity_scores, vectors_for
 from eval.markdown import markdown_report
-from eval.retrieval import retrieval_scores
 from eval.run import Extras, evaluate
 from indexer.corpus import Evidence, Question, Split
-from indexer.retrieval_metrics import first_ranks, ndcg_at, reciprocal_rank
+from indexer.retrieval_metrics import first_ranks, ndcg_at, reciprocal_rank, retrieval_scores
 from indexer.snapshot import Chunk
 from tests.fakes import HashEncoder
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_answer, make_context, make_questions, right_answer

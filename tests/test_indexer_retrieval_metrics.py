@@ -48,9 +48,11 @@ def test_documents_and_evidence_are_scored_over_the_questions_that_have_them() -
             (make_question("b", evidence=(Evidence("b", 12, 18),)), chunks),
             (make_question("a"), chunks),
             (make_question("c", answers=()), chunks),
-        ],
-        k=3,
+        ]
     )
+    scores = {
+        name: score for name, score in scores.items() if not name.endswith(("@5", "@10")) or "ndcg" in name
+    }
     assert scores == pytest.approx(
         {
             "recall@1": 0.5,
@@ -66,4 +68,4 @@ def test_documents_and_evidence_are_scored_over_the_questions_that_have_them() -
 
 
 def test_without_gold_there_are_no_scores() -> None:
-    assert retrieval_scores([(make_question(), [])], k=5) == {}
+    assert retrieval_scores([(make_question(), [])]) == {}
