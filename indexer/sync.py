@@ -14,6 +14,7 @@ from indexer.config import IndexConfig, Workspace
 from indexer.corpus import CorpusError, Document, Owner
 from indexer.database import Making, reporting_damage
 from indexer.encoding import Encoder, EncoderError, Passage
+from indexer.faiss_part import Kind
 from indexer.files import hash_text
 from indexer.locking import writer_lock
 from indexer.parsing import Parser
@@ -53,11 +54,12 @@ def sync(
     encoder: Encoder,
     chunk_tokens: int,
     parser: Parser | None = None,
+    kind: Kind | None = None,
 ) -> SyncReport:
     """Bring the index to what `documents_path` holds, as one new generation, or none if nothing changed.
 
-    Killed at any moment, the index is the one before or the one after; vectors made so far are kept for the
-    next attempt.
+    `kind` is how its vectors are searched from then on; without it, as before. Killed at any moment, the
+    index is the one before or the one after; vectors made so far are kept for the next attempt.
     """
     started = time.perf_counter()
     making = making_of(encoder, chunk_tokens)
@@ -91,7 +93,7 @@ def sync(
         # 3. Cut, embed, publish.
         generation, embedded = meta.generation, 0
         if documents or removed:
-            generation, embedded = write(workspace, store, making, documents, removed, encoder)
+            generation, embedded = write(workspace, store, making, documents, removed, encoder, kind=kind)
         store.keep_files(hashes.seen)
         chunks = store.chunk_count()
 
@@ -143,11 +145,12 @@ def write(
     removed: Iterable[str],
     encoder: Encoder,
     owner: Owner = Owner.FOLDER,
+    kind: Kind | None = None,
 ) -> tuple[int, int]:
     """Publish a generation with these documents and without those; returns its number and the texts embedded."""
     prepared, passages = _cut(documents, encoder, making.chunk_tokens)
     embedded = _embed(passages, store, encoder)
-    return publish(workspace, store, making, prepared, removed, owner), embedded
+    return publish(workspace, store, making, prepared, removed, owner, kind), embedded
 
 
 def publish(
@@ -157,11 +160,12 @@ def publish(
     prepared: Sequence[PreparedDocument],
     removed: Iterable[str],
     owner: Owner,
+    kind: Kind | None = None,
 ) -> int:
     """Publish what is cut and embedded already; returns the generation."""
     generation = store.publish(making, prepared, removed, owner)
     with closing(Snapshot(workspace.database)) as snapshot:
-        open_vectors(workspace, snapshot)  # so that the file is there for whoever opens this generation
+        open_vectors(workspace, snapshot, kind)  # so that the file is there for whoever opens this generation
     return generation
 
 

@@ -205,3 +205,11 @@ def test_foreign_file_is_set_aside_unread(workspace: Workspace) -> None:
         index = open_vectors(workspace, snapshot)
         assert index.holds(*snapshot.chunk_vectors())
     assert vectors_file(workspace).with_suffix(".damaged").read_bytes() == b"IxMp" * 999
+
+
+def test_sync_chooses_the_kind_again(workspace: Workspace) -> None:
+    for text, kind in (("A comet.", "ivf"), ("A planet.", "auto")):
+        write(workspace, 3, text)
+        sync(workspace, workspace.root / "documents", HashEncoder(), 32, kind=kind)
+        with closing(Snapshot(workspace.database)) as snapshot:
+            assert open_vectors(workspace, snapshot).file.kind == ("ivf" if kind == "ivf" else "flat")
