@@ -74,7 +74,7 @@ def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int
 @click.option(
     "--questions",
     type=click.Path(path_type=Path),
-    help="Another .jsonl of questions than [eval] questions names.",
+    help="A .jsonl of questions, or a BEIR folder, instead of [eval] questions.",
 )
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True)
 def index_eval_command(workspace: Workspace, as_json: bool, questions: Path | None, split: str) -> None:
@@ -85,6 +85,17 @@ def index_eval_command(workspace: Workspace, as_json: bool, questions: Path | No
     settings = load_settings(workspace)
     path = questions or workspace.resolve(settings.eval.questions)
     index_eval(workspace, settings.model, path, Split(split), as_json)
+
+
+@index.command("export-beir")
+@workspace_option
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def index_export_beir_command(workspace: Workspace, folder: Path) -> None:
+    """Write the indexed documents and the questions to FOLDER in the layout of BEIR."""
+    from indexer.commands import index_export_beir
+
+    settings = load_settings(workspace)
+    index_export_beir(workspace, workspace.resolve(settings.eval.questions), folder)
 
 
 def sync_index(workspace: Workspace, as_json: bool) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from indexer.beir import read_beir_questions, write_beir
 from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import CorpusError, Split
 from indexer.encoding import load_encoder
@@ -18,6 +20,7 @@ from indexer.names import shown
 from indexer.parsing import Parser
 from indexer.readers import read_questions
 from indexer.retriever import Index
+from indexer.snapshot import Snapshot
 from indexer.sync import SyncReport, sync
 from indexer.verify import verify
 from indexer.watch import watch
@@ -29,7 +32,14 @@ def index_sync(workspace: Workspace, settings: IndexConfig, model: ModelConfig, 
     """Make the index equal the configured documents and say what that took."""
     documents = workspace.resolve(settings.documents)
     with Parser(settings.max_file_mb) as parser:
-        report = sync(workspace, documents, load_encoder(model.encoder), settings.chunk_tokens, parser)
+        report = sync(
+            workspace,
+            documents,
+            load_encoder(model.encoder),
+            settings.chunk_tokens,
+            parser,
+            settings.vectors,
+        )
     _show(report, as_json)
 
 
@@ -58,7 +68,7 @@ def index_watch(workspace: Workspace, settings: IndexConfig, model: ModelConfig,
             click.echo(f"watching {documents}; Ctrl-C ends it", err=True)
             watch(
                 documents,
-                lambda: sync(workspace, documents, encoder, settings.chunk_tokens, parser),
+                lambda: sync(workspace, documents, encoder, settings.chunk_tokens, parser, settings.vectors),
                 show,
                 complain,
                 stop,
@@ -124,9 +134,11 @@ def index_eval(
     workspace: Workspace, model: ModelConfig, questions_path: Path, split: Split, as_json: bool
 ) -> None:
     """Score retrieval on the questions of one split that name what they need."""
-    read_questions(questions_path)  # what is wrong with them is cheap to find, so first
+    beir = questions_path.is_dir()
+    questions = read_beir_questions(questions_path) if beir else read_questions(questions_path)
     index = Index.open(workspace, load_encoder(model.encoder))
-    questions = read_questions(questions_path, index.documents())
+    if not beir:
+        questions = read_questions(questions_path, index.documents())  # sections are spans of documents
     report = evaluate_retrieval(index.retriever(), questions, split)
     if as_json:
         click.echo(json.dumps(asdict(report)))
@@ -134,3 +146,11 @@ def index_eval(
     click.echo(f"{report.questions} {report.split} questions, generation {report.generation}")
     for name, score in report.metrics.items():
         click.echo(f"{name:20} {score:.3f}")
+
+
+def index_export_beir(workspace: Workspace, questions_path: Path, folder: Path) -> None:
+    """Write what is indexed, and the questions that name documents, as a BEIR folder."""
+    with closing(Snapshot(workspace.database)) as snapshot:
+        documents = snapshot.documents()
+    count = write_beir(folder, documents.values(), read_questions(questions_path, documents))
+    click.echo(f"{len(documents)} documents and {count} questions in {folder}")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from indexer.config import IndexConfig
 from indexer.corpus import CorpusError, Document, Evidence, Question, Split
@@ -276,7 +276,7 @@ def _section(section_id: str, documents: Mapping[str, Document], where: str) -> 
 class _DocumentLine(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    id: Text = Field(min_length=1)
+    id: Text = Field(min_length=1, validation_alias=AliasChoices("id", "_id"))  # `_id` in BEIR
     title: Text = Field(default="", max_length=1000)  # repeated with every chunk
     text: Text = Field(pattern=r"\S")
     metadata: dict[str, Any] = {}

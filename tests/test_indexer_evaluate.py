@@ -49,3 +49,17 @@ def test_split_without_gold_names_the_remedy(workspace: Workspace) -> None:
         commands.index_eval(
             workspace, ModelConfig(), workspace.root / "questions.jsonl", Split.TRAIN, as_json=False
         )
+
+
+def test_beir_folder_is_indexed_and_scored(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "beir"
+    commands.index_export_beir(workspace, workspace.root / "questions.jsonl", folder)
+    assert capsys.readouterr().out == f"3 documents and 3 questions in {folder}\n"
+    other = Workspace(tmp_path / "other")
+    assert sync(other, folder / "corpus.jsonl", HashEncoder(), 32).added == 3
+    commands.index_eval(other, ModelConfig(), folder, Split.DEV, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["questions"] == 3
+    assert report["metrics"]["recall@3"] == 1.0
