@@ -7,15 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer.corpus import Owner
+from service.filters import Filter
 from service.jobs import Job
 
-NO_NUL = r"^[^\x00]*$"
 MetadataValue = str | bool | int | float
 SearchText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-FilterKey = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=NO_NUL)]
-FilterText = Annotated[str, StringConstraints(max_length=1024, pattern=NO_NUL)]
-FilterValue = FilterText | bool | int | Number | list[FilterText | bool | int | Number]
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -111,8 +107,7 @@ class SearchRequest(BaseModel):
 
     query: SearchText
     k: int = Field(default=5, ge=1, le=50)
-    where: dict[FilterKey, FilterValue] | None = Field(default=None, max_length=64)
-    """Only documents whose metadata has, for every key, the value or one of the values."""
+    where: Filter | None = None
 
 
 class SearchHit(BaseModel):

@@ -259,9 +259,14 @@ class Answerer:
         if not asking:
             return hits, None
         retriever = self._retriever(pairs[asking[0]][1])
-        found = retriever.search([pairs[n][0] for n in asking], max(pairs[n][1].k for n in asking))
-        for n, ranked in zip(asking, found, strict=True):
-            hits[n] = ranked[: pairs[n][1].k]
+        by_filter: dict[str, list[int]] = {}
+        for n in asking:
+            by_filter.setdefault(hash_json(pairs[n][1].where), []).append(n)
+        for places in by_filter.values():
+            k, where = max(pairs[n][1].k for n in places), pairs[places[0]][1].where
+            found = retriever.search([pairs[n][0] for n in places], k, where)
+            for n, ranked in zip(places, found, strict=True):
+                hits[n] = ranked[: pairs[n][1].k]
         return hits, retriever.generation
 
     def _retriever(self, route: Route) -> Retriever:

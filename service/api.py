@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from service.answering import Answer
 from service.errors import error_response
 from service.live import LiveAnswerer, Underway, unless_client_leaves
+from service.routes import Route
 from service.schemas import (
     AnswerEvent,
     AnswerRequest,
@@ -35,9 +36,10 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
     @router.post("/answer", response_model=Answer, responses=EVENT_STREAM)
     async def answer(body: AnswerRequest, request: Request) -> Answer | Response:
         """Answer a question by one route."""
+        route = live.answerer.route(body.route).restricted(body.where)
         if not body.stream:
-            return await unless_client_leaves(request, live.answer(body.question, body.route))
-        underway = await live.begin([body.question], live.answerer.route(body.route))
+            return await unless_client_leaves(request, live.answer(body.question, route))
+        underway = await live.begin([body.question], route)
         return event_stream(_events(underway))
 
     @router.post("/compare", response_model=CompareResponse, responses=EVENT_STREAM)
@@ -47,13 +49,12 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
         Streamed, the routes' events come as they happen, each with the name of its route.
         """
         names = list(dict.fromkeys(body.routes or live.answerer.routes))
-        for name in names:
-            live.answerer.route(name)
+        routes = [live.answerer.route(name).restricted(body.where) for name in names]
         if body.stream:
-            return event_stream(_all_events(live, body.question, names))
+            return event_stream(_all_events(live, body.question, routes))
 
         async def ask_all() -> list[Comparison]:
-            return await asyncio.gather(*(_compared(live, body.question, name) for name in names))
+            return await asyncio.gather(*(_compared(live, body.question, route) for route in routes))
 
         results = await unless_client_leaves(request, ask_all())
         return CompareResponse(question=body.question, results=results)
@@ -109,22 +110,22 @@ async def _events(underway: Underway) -> AsyncGenerator[StreamEvent, None]:
 
 
 async def _all_events(
-    live: LiveAnswerer, question: str, names: Sequence[str]
+    live: LiveAnswerer, question: str, routes: Sequence[Route]
 ) -> AsyncGenerator[StreamEvent, None]:
     """What happens to the answers of several routes, in the order in which it happens."""
     events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 
-    async def ask(name: str) -> None:
+    async def ask(route: Route) -> None:
         try:
-            underway = await live.begin([question], live.answerer.route(name))
+            underway = await live.begin([question], route)
             async for event in _events(underway):
                 events.put_nowait(event)
         except Exception as error:
-            events.put_nowait(ErrorEvent(route=name, error=error_body(error).error))
+            events.put_nowait(ErrorEvent(route=route.name, error=error_body(error).error))
         finally:
             events.put_nowait(None)
 
-    asking = [asyncio.create_task(ask(name)) for name in names]
+    asking = [asyncio.create_task(ask(route)) for route in routes]
     try:
         left = len(asking)
         while left:
@@ -138,8 +139,8 @@ async def _all_events(
             task.cancel()
 
 
-async def _compared(live: LiveAnswerer, question: str, name: str) -> Comparison:
+async def _compared(live: LiveAnswerer, question: str, route: Route) -> Comparison:
     try:
-        return Comparison(route=name, answer=await live.answer(question, name), error=None)
+        return Comparison(route=route.name, answer=await live.answer(question, route), error=None)
     except Exception as error:
-        return Comparison(route=name, answer=None, error=error_body(error).error)
+        return Comparison(route=route.name, answer=None, error=error_body(error).error)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from indexer.metadata import Value
 from service.routes import Route
 from tuner.prompt import STYLES
 
@@ -61,6 +62,8 @@ class RouteConfig(BaseModel):
     """Solved train questions shown before the real one."""
     max_new_tokens: int = Field(default=32, ge=1, le=4096)
     """Longest answer, in tokens."""
+    where: dict[str, Value | list[Value]] = {}
+    """Only documents whose metadata has, for every key here, the value or one of the values, are looked up."""
 
     @field_validator("prompt")
     @classmethod
@@ -79,6 +82,7 @@ class RouteConfig(BaseModel):
             prompt=self.prompt or ("trained" if self.adapter else "completion"),
             examples=self.examples,
             max_new_tokens=self.max_new_tokens,
+            where=self.where,
         )
 
 

@@ -80,9 +80,9 @@ class LiveAnswerer:
         self._timeout_seconds = timeout_seconds
         self._preparing = 0
 
-    async def answer(self, question: str, route_name: str) -> Answer:
+    async def answer(self, question: str, route: Route) -> Answer:
         """Answer one question; cancelling this cancels the generation. Raises AnswerTimeout, Overloaded."""
-        underway = await self.begin([question], self.answerer.route(route_name))
+        underway = await self.begin([question], route)
         return (await underway.told())[0].answer
 
     async def begin(

@@ -46,7 +46,7 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
         logprobs: int | None,
         token_prompts: Sequence[Sequence[int]] = (),
     ) -> Underway:
-        route = live.answerer.route(body.model)
+        route = live.answerer.route(body.model).restricted(body.where)
         choices, prompts = body.n or 1, len(questions) + len(token_prompts)
         if prompts * choices > MAX_ANSWERS:
             raise UnsupportedParameter(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.filters import Filter
+
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_INPUTS = 256
@@ -42,6 +44,8 @@ class SamplingRequest(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    where: Filter | None = None
+    """Not OpenAI's: restricts what is looked up (`extra_body={"where": {...}}` in their client)."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     frequency_penalty: Literal[0] | None = None

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.answering import Answer, Citation
 from service.errors import ErrorDetail
+from service.filters import Filter
 
 QuestionText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
 
@@ -22,6 +23,7 @@ class AnswerRequest(BaseModel):
 
     question: QuestionText
     route: str
+    where: Filter | None = None
     stream: bool | None = None
 
 
@@ -37,6 +39,7 @@ class CompareRequest(BaseModel):
 
     question: QuestionText
     routes: list[str] | None = Field(default=None, min_length=1, max_length=32)
+    where: Filter | None = None
     stream: bool | None = None
 
 
