@@ -31,7 +31,7 @@ def parse_csv(data: bytes) -> tuple[None, str]:
     text = data.decode("utf-8-sig")
     first_row = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t|", key=first_row.count)
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))  # for all of the process: never lowered
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = [name.strip() for name in next(rows, [])]

@@ -179,8 +179,9 @@ def test_hidden_files_and_the_index_itself_cause_no_sync(tmp_path: Path) -> None
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_ends_cleanly_when_told_to(tmp_path: Path, documents: Path, how: signal.Signals) -> None:
     code = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 from indexer import commands
 from indexer.config import IndexConfig, ModelConfig, Workspace
 from tests.fakes import HashEncoder
