@@ -9,10 +9,10 @@ llama-index-core==0.14.25 llama-index-embeddings-huggingface==0.8.0 llama-index-
 and openbook's own numpy, transformers, sentence-transformers and faiss-cpu.
 
 Everyone embeds the same strings, openbook's chunks below their headings, with the same weights, loaded and warm, in
-turn, `--rounds` times; the median counts. Peers get the strings ready and have a process each. openbook's time is that of a
-whole sync into an empty workspace: parsing, cutting, a vector for each sentence too, SQLite and full text; its row
-`encoding only` is the part that the peers do. A question (of train and dev) is found by a chunk that covers half of a
-gold span or holds the sentence with the answer.
+turn, `--rounds` times; the median counts. Peers get the strings ready and have a process each. openbook's time is
+that of a whole sync into an empty workspace: parsing, cutting, a vector for each sentence too, SQLite and full text;
+its row `encoding only` is the part that the peers do. A question (of train and dev) is found by a chunk that covers
+half of a gold span or holds the sentence with the answer.
 """
 
 from __future__ import annotations
