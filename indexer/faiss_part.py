@@ -30,7 +30,8 @@ _RECALL = 0.99
 """`_clusters_to_probe` asks for this share of the `_NEAREST` true ones, over `_SAMPLE` questions."""
 
 _QUESTION_COSINE = 0.7
-"""How near a question usually is to what answers it; measured on squad-xquad-en, see docs/retrieval.md."""
+"""Chosen, not measured: on squad-xquad-en (train and dev) a question's cosine to its best gold vector is 0.59 on
+average, and 0.42 to 0.74 for the middle four fifths. See docs/retrieval.md."""
 
 _SEED = 1234
 
