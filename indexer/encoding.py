@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.files import hash_files
+from indexer.machine import cpu_multiplies_bfloat16
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -97,6 +98,8 @@ class SentenceEncoder:
         self.max_tokens = int(self._model.max_seq_length) - int(self._tokenizer.num_special_tokens_to_add())
         self.dim = int(self._model.encode(["dimension"], show_progress_bar=False).shape[1])
         self._pools_by_mean = _pools_by_mean(self._model)
+        # Vectors of passages then differ by a cosine of 0.9999: too little for another `id`.
+        self._bfloat16 = self._model.device.type == "cpu" and cpu_multiplies_bfloat16()
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without the special ones around it."""
@@ -148,7 +151,8 @@ class SentenceEncoder:
                 return_tensors="pt",
             )
             offsets = features.pop("offset_mapping")
-            with torch.inference_mode():
+            bfloat16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16)
+            with torch.inference_mode(), bfloat16:
                 tokens = self._model[0](features)["token_embeddings"].float()
         real = features["attention_mask"].bool()
         starts, ends = offsets[..., 0], offsets[..., 1]
