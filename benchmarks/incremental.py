@@ -71,7 +71,7 @@ def measure(workspace: Workspace, encoder: Encoder, documents: int) -> None:
 
 def document(number: int, generator: random.Random) -> str:
     def paragraph() -> str:
-        sentences = (" ".join(generator.choices(WORDS, k=12)) for _ in range(6))
+        sentences = (" ".join(generator.choices(WORDS, k=12)) for _ in range(2))
         return " ".join(f"{sentence.capitalize()}." for sentence in sentences)
 
     sections = "".join(f"## {name}\n\n{paragraph()}\n\n" for name in ("Use", "Parts", "Care"))
