@@ -21,6 +21,7 @@ from service.answering import Answerer
 from service.assembly import base_identity, open_generator, require_usable, solved_examples
 from service.routes import Route
 from tuner.registry import AdapterError, AdapterVersion, Registry
+from tuner.trained_on import refuse_seen_questions
 
 log = logging.getLogger("openbook.eval")
 
@@ -43,10 +44,14 @@ def open_local(
     Raises CorpusError, AdapterError, IndexMissing, ModelError; what is cheap to find missing comes first.
     """
     questions_path = workspace.resolve(settings.questions)
-    setup = local_setup(workspace, model, routes, read_questions(questions_path))
+    registry = Registry(workspace.adapters)
+    known = read_questions(questions_path)
+    setup = local_setup(workspace, model, routes, known)
+    test = [question for question in known if question.split is Split.TEST]
+    for key in sorted(set(setup.adapters.values())):
+        refuse_seen_questions(registry.resolve(key), test)
     index = Index.open(workspace, load_encoder(model.encoder)) if _any_retrieves(routes) else None
     questions = read_questions(questions_path, index.documents() if index else None)
-    registry = Registry(workspace.adapters)
     base, generator = open_generator(model, registry)
     solved = solved_examples(questions, index, examples)
     answerer = Answerer(base, generator, index, registry, routes, solved)

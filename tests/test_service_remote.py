@@ -24,6 +24,7 @@ from cli.serve import available_routes, open_routes
 from eval.config import EvalConfig
 from eval.local import open_local
 from indexer.config import ModelConfig, RemoteConfig, Workspace
+from indexer.readers import read_questions
 from service.answering import Answer, Answerer
 from service.assembly import base_identity
 from service.completions_client import RemoteError, RemoteUnavailable
@@ -36,7 +37,8 @@ from tests.fakes_server import running, serving, tiny_answerer
 from tests.fakes_service import make_answerer
 from tests.tiny import tiny_adapter, tiny_base
 from tuner.decoding import Decoded, DecodingCancelled, Sampling
-from tuner.registry import AdapterError
+from tuner.registry import AdapterError, Registry
+from tuner.trained_on import TrainedOn, question_hash
 
 KEY = "sk-hidden-0451"
 REQUEST = GenerationRequest((1, 2, 3), None, Sampling(max_new_tokens=8, stop=("\n",)))
@@ -583,3 +585,21 @@ def test_evaluations_ask_the_server_and_are_told_apart_from_those_of_other_model
     assert base_identity(changed) != base_identity(settings.model) == opened.setup.base_model_hash
     assert isinstance(opened.answerer.generator, RemoteGenerator)
     opened.answerer.generator.close()
+
+
+def test_evaluation_of_an_adapter_that_was_trained_on_a_test_question_is_refused(
+    workspace: Workspace,
+) -> None:
+    path = workspace.resolve(EvalConfig().questions)
+    path.write_text(json.dumps({"question": "How wide is the tube?", "answers": ["9 cm"], "split": "test"}))
+    [seen] = read_questions(path)
+    adapter = Registry(workspace.adapters).resolve("mixed")
+    TrainedOn({}, {"t1": question_hash(seen)}).write(adapter.path)
+    with pytest.raises(AdapterError, match="mixed@1 was trained on 1 of the test questions"):
+        open_local(
+            workspace,
+            load_settings(workspace).model,
+            EvalConfig(),
+            {"tuned": routes_from_config({})["tuned"]},
+            0,
+        )
