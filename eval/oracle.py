@@ -8,6 +8,7 @@ from typing import cast
 
 from eval.metrics.containment import containment
 from indexer.corpus import Document, Question
+from indexer.metadata import Where
 from indexer.retrieval_metrics import covers
 from indexer.retriever import Hit, Index
 from indexer.snapshot import Chunk
@@ -46,7 +47,7 @@ class _GoldIndex:
     def document(self, document_id: str) -> Document | None:  # noqa: ARG002 - nobody cites by the oracle
         return None
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int, where: Where) -> list[list[Hit]]:  # noqa: ARG002 - gold stays gold
         return [[Hit(chunk, 1.0, None, None) for chunk in self._gold[query]][:k] for query in queries]
 
 
