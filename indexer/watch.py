@@ -83,9 +83,11 @@ def _changes(documents_path: Path, stop: threading.Event) -> Iterator[bool]:
             ignore_permission_denied=True,
             stop_event=stop,
         ):
-            yield bool(changes) or not begun
+            # The system may tell nothing when the watched folder itself is moved away.
+            replaced = documents_path.resolve() != place or _identity(folder) != watched
+            yield bool(changes) or replaced or not begun
             begun = True
-            if documents_path.resolve() != place or _identity(folder) != watched:
+            if replaced:
                 break
         while not documents_path.exists() and not stop.wait(_TICK_MS / 1000):
             yield False
