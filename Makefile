@@ -9,7 +9,7 @@ demo: $(INSTALLED)  ## the whole job on the sample corpus; what is done already 
 	$(BIN)/openbook demo demo
 
 test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## formatting, style, types, direction of imports
 	$(BIN)/ruff format --check .
