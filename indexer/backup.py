@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from indexer.config import Workspace
 from indexer.database import IndexDamaged, connect, reporting_damage
 from indexer.files import fsync_folder
+from indexer.locking import writer_lock
 
 _FORMAT = "openbook-backup-1"
 _MANIFEST = "manifest.json"
@@ -93,17 +94,24 @@ def restore(file: Path, workspace: Workspace, replace: bool = False) -> BackupRe
     """Make the workspace what `file` holds.
 
     Everything is unpacked and checked beside it first, then renamed into place. A workspace that has data is refused,
-    unless `replace`, which keeps them as `.openbook/data.replaced-N`. Raises BackupError.
+    unless `replace`, which keeps them as `.openbook/data.replaced-N`. Raises BackupError, IndexBusy.
     """
-    if workspace.data.exists() and not replace:
+    if not workspace.data.exists():
+        return _restore(file, workspace, replace)
+    if not replace:
         raise BackupError(f"{workspace.root}: has data already; restore into a new folder, or add --replace")
+    with writer_lock(workspace):
+        return _restore(file, workspace, replace)
+
+
+def _restore(file: Path, workspace: Workspace, replace: bool) -> BackupReport:
     aside = workspace.root / ".openbook" / ".restoring"
     shutil.rmtree(aside, ignore_errors=True)  # of a restoration that was interrupted
     aside.mkdir(parents=True)
     try:
         try:
             with zipfile.ZipFile(file) as archive:
-                manifest = _read_manifest(archive, file)
+                manifest = _read_manifest(archive, file, shutil.disk_usage(aside).free)
                 for name, entry in manifest.files.items():
                     _extract(archive, name, entry, aside / name, file)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
@@ -162,7 +170,7 @@ def _copy(source: IO[bytes], target: IO[bytes], limit: int | None = None) -> _En
     return _Entry(size=size, sha256=digest.hexdigest())
 
 
-def _read_manifest(archive: zipfile.ZipFile, file: Path) -> _Manifest:
+def _read_manifest(archive: zipfile.ZipFile, file: Path, free: int) -> _Manifest:
     names = archive.namelist()
     if _MANIFEST not in names or archive.getinfo(_MANIFEST).file_size > _MAX_MANIFEST_BYTES:
         raise BackupError(f"{file}: not a backup of openbook; use a file that `openbook backup` wrote")
@@ -176,7 +184,6 @@ def _read_manifest(archive: zipfile.ZipFile, file: Path) -> _Manifest:
         raise BackupError(f"{file}: holds other files than its manifest says; use another copy")
     for name in manifest.files:
         _require_safe(name, file)
-    free = shutil.disk_usage(file.resolve().parent).free
     if (needed := sum(entry.size for entry in manifest.files.values())) > free:
         raise BackupError(f"{file}: needs {needed >> 20} MB, but {free >> 20} MB are free; make room")
     return manifest

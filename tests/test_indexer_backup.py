@@ -18,6 +18,7 @@ from indexer.config import Workspace
 from indexer.corpus import Document
 from indexer.database import IndexDamaged
 from indexer.documents import put_document
+from indexer.locking import IndexBusy, writer_lock
 from indexer.retriever import Index
 from indexer.sync import sync
 from indexer.verify import verify
@@ -126,6 +127,12 @@ def test_workspace_with_data_is_replaced_only_if_told_and_the_old_data_are_kept(
     assert workspace.config_file.read_text() == "[index]\n"
     assert (workspace.root / "openbook.toml.replaced-1").read_text() == "[index]\nchunk_tokens = 64\n"
     assert (workspace.root / ".openbook" / "data.replaced-1" / "index.sqlite").is_file()
+
+
+def test_a_workspace_that_is_being_written_is_not_replaced(workspace: Workspace, archive: Path) -> None:
+    with writer_lock(workspace), pytest.raises(IndexBusy):
+        restore(archive, workspace, replace=True)
+    assert verify(workspace).documents == 2
 
 
 def rewritten(archive: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
