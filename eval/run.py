@@ -109,7 +109,7 @@ def evaluate(
             f"none of the {len(questions)} questions has an answer; routes cannot be compared on them"
         )
     path = folder / "answers.jsonl"
-    records = _answered(asker, questions, routes, path, earlier, settings.latency_questions)
+    records = answers_of(asker, questions, routes, path, earlier, settings.latency_questions)
     ceilings = {} if extras.oracle is None else _ceilings(extras.oracle, routes, path, earlier)
     drawn = {} if extras.repeats is None else _drawn(extras.repeats, questions, routes, path, earlier)
     result = score(
@@ -135,7 +135,7 @@ def evaluate(
     return Evaluation(result, folder)
 
 
-def _answered(
+def answers_of(
     asker: Asker,
     questions: Sequence[Question],
     routes: Mapping[str, Route],
@@ -162,7 +162,7 @@ def _ceilings(
     retrieving = {name: route for name, route in routes.items() if route.retrieve}
     path = answers.with_name("oracle.jsonl")
     known = [*earlier, *(file.with_name(path.name) for file in earlier), answers]
-    records = _answered(oracle.asker, oracle.questions, retrieving, path, known, latency_questions=0)
+    records = answers_of(oracle.asker, oracle.questions, retrieving, path, known, latency_questions=0)
     return {name: {record.question_id: record.answer for record in given} for name, given in records.items()}
 
 
@@ -179,7 +179,7 @@ def _drawn(
     for number, asker in enumerate(repeats.askers, start=1):
         path = answers.with_name(f"repeat-{number}.jsonl")
         known = [file.with_name(path.name) for file in earlier]
-        records = _answered(asker, asked, routes, path, known, latency_questions=0)
+        records = answers_of(asker, asked, routes, path, known, latency_questions=0)
         for name, given in records.items():
             drawn[name].append([record.answer for record in given])
     return drawn
