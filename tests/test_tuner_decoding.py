@@ -102,7 +102,7 @@ def test_padding_of_rows_that_have_left_is_cut_off():
     batch.admit([short])
     while batch.rows:
         batch.step()
-    assert batch._attention.shape[1] < 60
+    assert batch._reader.width < 60
     assert finished(short, BASE.tokenizer) == ask(["a"], [Sampling(12)])[0]
 
 

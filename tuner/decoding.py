@@ -7,15 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch.nn.functional import pad
-from transformers import DynamicCache
 
-from tuner.kv_cache import Prefix, cache_of, common_prefix, join_rows, keep_columns, prefix_of
+from tuner.kv_cache import Prefix
+from tuner.reader import Reader
 from tuner.sampling import log_probabilities, sample, seeded
-
-_SHORTEST_SHARED_PREFIX = 32
-_MOST_LEADING_PADDING = 32
-"""More columns than this that are padding in every row are cut off."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -102,12 +97,9 @@ class RunningBatch:
         self.rows: list[Row] = []
         self._model = model
         self._tokenizer = tokenizer
-        self._device = next(model.parameters()).device
         self._stop_ids = _stop_ids(model, tokenizer)
         self._randomness: dict[Row, torch.Generator | None] = {}
-        self._cache = DynamicCache()
-        self._attention = torch.zeros((0, 0), dtype=torch.long, device=self._device)
-        self._positions = torch.zeros((0, 1), dtype=torch.long, device=self._device)
+        self._reader = Reader(model, tokenizer.pad_token_id)
 
     @torch.inference_mode()
     def admit(self, rows: Sequence[Row], prefix: Prefix | None = None, keep: int = 0) -> Prefix | None:
@@ -117,9 +109,11 @@ class RunningBatch:
         tokens of the first prompt are returned as a prefix for later ones.
         """
         joining = RunningBatch(self._model, self._tokenizer)
-        joining._read(rows, prefix)
-        kept = joining._prefix(keep) if keep else None
-        joining._take(joining._logits)
+        joining.rows = list(rows)
+        joining._randomness = {row: seeded(row.sampling.temperature, row.sampling.seed) for row in rows}
+        logits = joining._reader.read([row.prompt for row in rows], prefix)
+        kept = joining._reader.prefix(rows[0].prompt[:keep]) if keep else None
+        joining._take(logits)
         self._join(joining)
         return kept
 
@@ -132,59 +126,8 @@ class RunningBatch:
     def step(self) -> None:
         """One more token for every row; those finished or cancelled leave."""
         self.drop_cancelled()
-        if not self.rows:
-            return
-        ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._device)
-        self._attention = torch.cat([self._attention, self._attention.new_ones((len(self.rows), 1))], dim=1)
-        self._positions = self._positions + 1
-        self._take(self._forward(ids, self._attention, self._positions))
-
-    def _read(self, rows: Sequence[Row], prefix: Prefix | None) -> None:
-        """Prefill: `[shared prefix | padding | rest of the prompt]`, what is left to read aligned on the right."""
-        self.rows = list(rows)
-        self._randomness = {row: seeded(row.sampling.temperature, row.sampling.seed) for row in rows}
-        prompts = [row.prompt for row in rows]
-        if prefix is None:
-            shared = _shared_prefix(prompts)
-            self._cache = self._prefilled(prompts[0][:shared])
-        else:
-            shared = len(prefix.tokens)
-            self._cache = cache_of(prefix)
-        if shared:
-            self._cache.batch_repeat_interleave(len(rows))
-        width = max(map(len, prompts)) - shared
-        ids = torch.full((len(rows), width), self._tokenizer.pad_token_id, dtype=torch.long)
-        attention = torch.zeros((len(rows), shared + width), dtype=torch.long)
-        attention[:, :shared] = 1
-        for i, prompt in enumerate(prompts):
-            rest = list(prompt[shared:])
-            ids[i, width - len(rest) :] = torch.tensor(rest)
-            attention[i, shared + width - len(rest) :] = 1
-        self._attention = attention.to(self._device)
-        positions = (self._attention.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-        self._positions = positions[:, -1:]
-        self._logits = self._forward(ids.to(self._device), self._attention, positions)
-
-    def _prefilled(self, prefix: Sequence[int]) -> DynamicCache:
-        """A cache of one row that has read `prefix`."""
-        cache = DynamicCache()
-        if prefix:
-            ids = torch.tensor([list(prefix)], device=self._device)
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-    def _forward(self, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocabulary] float32 for the last place of each row."""
-        output = self._model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1, :].float()
-        return logits
+        if self.rows:
+            self._take(self._reader.read_on([row.tokens[-1] for row in self.rows]))
 
     def _take(self, logits: torch.Tensor) -> None:
         """Choose a token for every row; rows that are finished by it leave, so that nobody pays for them."""
@@ -205,50 +148,14 @@ class RunningBatch:
             return
         self.rows = [self.rows[i] for i in places]
         self._randomness = {row: self._randomness[row] for row in self.rows}
-        if not places:
-            self._cache = DynamicCache()
-        else:
-            index = torch.tensor(places, device=self._device)
-            self._cache.batch_select_indices(index)
-        self._attention, self._positions = self._attention[places], self._positions[places]
-        if places:
-            self._cut_leading_padding()
-
-    def _cut_leading_padding(self) -> None:
-        padding = int(self._attention.argmax(dim=1).min())
-        if padding <= _MOST_LEADING_PADDING:
-            return
-        virtual = self._virtual()
-        left = [*range(virtual), *range(virtual + padding, virtual + self._attention.shape[1])]
-        keep_columns(self._cache, torch.tensor(left, device=self._device))
-        self._attention = self._attention[:, padding:]
-
-    def _virtual(self) -> int:
-        """How many learned virtual tokens (see `tuner.soft_prefix`) stand in the cache before all others."""
-        return int(self._cache.get_seq_length()) - self._attention.shape[1]
+        self._reader.keep(places)
 
     def _join(self, other: RunningBatch) -> None:
-        """Take over the rows of `other`; the shorter cache is padded on the left."""
-        if not other.rows:
-            return
-        if not self.rows:
-            self._cache, self._attention, self._positions = other._cache, other._attention, other._positions
-        else:
-            width = max(self._attention.shape[1], other._attention.shape[1])
-            ours, theirs = width - self._attention.shape[1], width - other._attention.shape[1]
-            join_rows(self._cache, other._cache, self._virtual(), (ours, theirs))
-            attention = [pad(self._attention, (ours, 0)), pad(other._attention, (theirs, 0))]
-            self._attention = torch.cat(attention)
-            self._positions = torch.cat([self._positions, other._positions])
-        self.rows += other.rows
-        self._randomness |= other._randomness
-
-    def _prefix(self, tokens: int) -> Prefix:
-        """The first `tokens` of the first row, copied, and any virtual tokens before them."""
-        virtual = self._virtual()
-        places = self._attention[0].nonzero()[:tokens, 0] + virtual
-        columns = torch.cat([torch.arange(virtual, device=self._device), places])
-        return prefix_of(self._cache, self.rows[0].prompt[:tokens], columns)
+        """Take over the rows of `other`."""
+        if other.rows:
+            self._reader.join(other._reader)
+            self.rows += other.rows
+            self._randomness |= other._randomness
 
 
 def finished(row: Row, tokenizer: Any) -> Decoded:
@@ -296,16 +203,6 @@ def _batches_by_length(
         batch.append(place)
     if batch:
         yield batch
-
-
-def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share (instructions and solved examples), if it pays to read them once.
-
-    At least one token of each prompt is left to read, since the first answer token comes from it.
-    """
-    ordered = sorted(map(tuple, prompts))
-    shared = common_prefix(ordered[0], ordered[-1], min(map(len, prompts)) - 1)
-    return shared if len(prompts) > 1 and shared >= _SHORTEST_SHARED_PREFIX else 0
 
 
 def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
