@@ -152,3 +152,10 @@ def test_test_questions_that_an_adapter_was_trained_on_are_refused(tmp_path):
     refuse_seen_questions(adapter, [question("q2", "How high is the tower?")])
     with pytest.raises(AdapterError, match=r"mixed@1 was trained on 1 of the test questions \(t9\)"):
         refuse_seen_questions(adapter, [question("t9", "HOW WIDE is the tube")])
+
+
+def test_an_adapter_from_elsewhere_is_let_pass_with_a_warning(tmp_path, caplog):
+    refuse_seen_questions(tiny_adapter(tmp_path, BASE), [question("q1", "How wide is the tube?")])
+    assert caplog.messages == [
+        "adapter mixed@1: what it was trained on is not known, so it may have seen test questions"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from indexer.corpus import Question
 from indexer.files import hash_text
 from indexer.splits import words
 from tuner.registry import AdapterError, AdapterVersion
+
+log = logging.getLogger("openbook.tuner")
 
 _FILE = "trained_on.json"
 _NAMED = 5
@@ -73,8 +76,12 @@ def refuse_seen_questions(adapter: AdapterVersion, test: Iterable[Question]) -> 
     """Raise AdapterError if the adapter was trained or chosen on one of these test questions.
 
     That happens when splits change after training. Questions count as the same by their words, whatever their id.
+    An adapter of which it is not known is let pass with a warning.
     """
     if (seen := read_trained_on(adapter)) is None:
+        log.warning(
+            "adapter %s: what it was trained on is not known, so it may have seen test questions", adapter.key
+        )
         return
     hashes = set(seen.questions.values())
     if known := [q.id for q in test if question_hash(q) in hashes]:
