@@ -30,7 +30,7 @@ def markdown_table(result: EvaluationResult) -> str:
         ]
         for name, route in result.routes.items()
     ]
-    return _table(header, rows)
+    return aligned_table(header, rows)
 
 
 def main_metrics(result: EvaluationResult) -> list[str]:
@@ -41,7 +41,7 @@ def main_metrics(result: EvaluationResult) -> list[str]:
 
 def markdown_report(result: EvaluationResult) -> str:
     """`report.md`: the verdict, the routes, the contrasts, retrieval and attribution."""
-    contrasts = _table(
+    contrasts = aligned_table(
         [
             "contrast",
             "difference [simultaneous 95 % CI]",
@@ -62,14 +62,16 @@ def markdown_report(result: EvaluationResult) -> str:
             for c in result.contrasts
         ],
     )
-    attribution = _table(
+    attribution = aligned_table(
         ["route", *(kind.value.replace("_", " ") for kind in Outcome)],
         [
             [name, *(str(route.outcomes.get(kind.value, 0)) for kind in Outcome)]
             for name, route in result.attribution.items()
         ],
     )
-    retrieval = _table(list(result.retrieval), [[f"{value:.3f}" for value in result.retrieval.values()]])
+    retrieval = aligned_table(
+        list(result.retrieval), [[f"{value:.3f}" for value in result.retrieval.values()]]
+    )
     sections = [
         "# Evaluation",
         f"**Use {result.verdict.recommended}.** {result.verdict.reason}",
@@ -117,7 +119,7 @@ def _grounding_table(result: EvaluationResult) -> str:
             "-" if route.abstention.f1 is None else f"{route.abstention.f1:.3f}",
         ]
 
-    return _table(
+    return aligned_table(
         [
             "route",
             "like an accepted answer",
@@ -143,7 +145,7 @@ def _oracle_line(name: str, ceiling: OracleResult) -> str:
 def _segments_section(result: EvaluationResult) -> list[str]:
     if not result.segments:
         return []
-    table = _table(
+    table = aligned_table(
         ["questions", "n", *result.routes, "use"],
         [
             [name, str(segment.n), *(f"{score:.3f}" for score in segment.scores.values()), segment.use]
@@ -170,7 +172,7 @@ def _repeats_section(result: EvaluationResult) -> list[str]:
     if not result.repeats:
         return []
     first = next(iter(result.repeats.values()))
-    table = _table(
+    table = aligned_table(
         ["route", "mean [95 % CI]", "error from questions", "spread of one run", "share of decoding"],
         [
             [
@@ -198,7 +200,7 @@ def _forgetting_section(result: EvaluationResult) -> list[str]:
 
 def _costs_table(result: EvaluationResult) -> str:
     currency = str(result.costs.prices["currency"])
-    return _table(
+    return aligned_table(
         [
             "route",
             "s an answer",
@@ -237,7 +239,7 @@ def measured_on(result: EvaluationResult) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns; cells hold no text from outside but route names."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
