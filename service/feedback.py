@@ -158,12 +158,15 @@ _FORGET = (
 )
 
 _PAIRS = """
+    WITH rated AS MATERIALIZED (
+        SELECT id, question, rating, created FROM ratings JOIN answers ON id = answer_id
+    )
     SELECT DISTINCT a.question, a.passages, a.contexts_hash = b.contexts_hash, a.answer, b.answer
     FROM (
         SELECT preferred, rejected, created FROM preferences
         UNION ALL
-        SELECT good.answer_id, bad.answer_id, max(good.created, bad.created)
-        FROM ratings AS good JOIN ratings AS bad ON good.rating > 0 AND bad.rating < 0
+        SELECT good.id, bad.id, max(good.created, bad.created)
+        FROM rated AS good JOIN rated AS bad USING (question) WHERE good.rating > 0 AND bad.rating < 0
     ) AS pairs
     JOIN answers AS a ON a.id = pairs.preferred
     JOIN answers AS b ON b.id = pairs.rejected
