@@ -15,6 +15,7 @@ from settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from service.answering import Answerer
+    from service.router import Router
     from service.routes import Route
 
 
@@ -62,7 +63,7 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     answerer = open_routes(workspace, settings, available_routes(workspace, settings))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
     bench = open_workbench(workspace, settings.index)
-    serve_forever(create_app(answerer, thread, config, bench), config)
+    serve_forever(create_app(answerer, thread, config, bench, open_router(workspace, answerer)), config)
 
 
 @click.group()
@@ -92,6 +93,22 @@ def open_routes(workspace: Workspace, settings: Settings, routes: Mapping[str, R
     questions = read_questions(path) if path.is_file() else []
     chosen = selected_routes(workspace, settings.model, settings.eval, routes)
     return open_answerer(workspace, settings.model, chosen, questions)
+
+
+def open_router(workspace: Workspace, answerer: Answerer) -> Router | None:
+    """The trained choice among the routes; without one that fits, the service does without `auto`."""
+    from service.router import Router, RouterError, load_router, router_path
+    from tuner.registry import AdapterError
+
+    try:
+        trained = load_router(router_path(workspace))
+        router = Router(trained, answerer) if trained else None
+    except (RouterError, AdapterError) as error:
+        click.echo(f"route 'auto' is left out: {error}", err=True)
+        return None
+    if router and (difference := router.stale()):
+        click.echo(f"route 'auto' is out of date: {difference}; run `openbook eval router`", err=True)
+    return router
 
 
 def available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:

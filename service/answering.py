@@ -174,6 +174,19 @@ class Answerer:
             ]
         )
 
+    def lasting_identity(self, route: Route) -> str:
+        """`identity` without the texts of documents and solved examples: it outlasts their edits."""
+        adapter = self._registry.resolve(route.adapter) if route.adapter else None
+        making = asdict(self._retriever(route).snapshot.meta.making) if route.retrieve else None
+        weights = adapter.manifest.weights_hash if adapter else None
+        return hash_json(
+            [self.base.hash, str(self.base.dtype), weights, asdict(route), making, prompt_hash()]
+        )
+
+    def index_generation(self) -> int | None:
+        """The index generation that answers come from; None if no index is open."""
+        return self._index.retriever().generation if self._index else None
+
     def prepare(self, pairs: Sequence[tuple[str, Route]], sampling: Sampling | None = None) -> list[Prepared]:
         """Retrieve and build prompts, without the model; `sampling` replaces what the routes say about it."""
         for question, _ in pairs:

@@ -35,12 +35,18 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
 
     @router.post("/answer", response_model=Answer, responses=EVENT_STREAM)
     async def answer(body: AnswerRequest, request: Request) -> Answer | Response:
-        """Answer a question by one route."""
-        route = live.answerer.route(body.route).restricted(body.where)
-        if not body.stream:
-            return await unless_client_leaves(request, live.answer(body.question, route))
-        underway = await live.begin([body.question], route)
-        return event_stream(_events(underway))
+        """Answer a question by one route, or by the one that `auto` takes."""
+
+        async def ask() -> Underway:
+            return await live.ask(body.question, body.route, body.where)
+
+        async def answered() -> Answer:
+            return (await (await ask()).told())[0].answer
+
+        if body.stream:
+            return event_stream(_events(await ask()))
+
+        return await unless_client_leaves(request, answered())
 
     @router.post("/compare", response_model=CompareResponse, responses=EVENT_STREAM)
     async def compare(body: CompareRequest, request: Request) -> CompareResponse | Response:

@@ -26,6 +26,7 @@ from service.guard import Guard, require_keys
 from service.live import LiveAnswerer
 from service.model_thread import ModelThread
 from service.openai_api import openai_router
+from service.router import Router
 from service.workbench import Workbench
 
 STATIC = Path(__file__).parent / "static"
@@ -41,15 +42,19 @@ _BEARER = HTTPBearer(auto_error=False, description="A key of the service, if it 
 
 
 def create_app(
-    answerer: Answerer, model_thread: ModelThread, config: ServeConfig, bench: Workbench | None = None
+    answerer: Answerer,
+    model_thread: ModelThread,
+    config: ServeConfig,
+    bench: Workbench | None = None,
+    router: Router | None = None,
 ) -> FastAPI:
     """The service over `answerer`, whose generator `model_thread` owns; closes the thread and `bench` at shutdown.
 
-    Without a `bench` it answers and changes nothing. Raises ExposureError if `config` would let strangers in, and
-    KeyFileError.
+    Without a `bench` it answers and changes nothing; with a `router` it also offers `auto`. Raises ExposureError if
+    `config` would let strangers in, and KeyFileError.
     """
     keys = require_keys(config)
-    live = LiveAnswerer(answerer, model_thread, config.timeout_seconds)
+    live = LiveAnswerer(answerer, model_thread, config.timeout_seconds, router)
     if isinstance(answerer.generator, LocalGenerator):
         live.metrics.watch_prefixes(answerer.generator.prefixes)
 
@@ -88,13 +93,13 @@ def create_app(
     app.include_router(health_router(live))
     if bench is not None:
         # Before the routes that take any document id: `GET /v1/documents` is a list.
-        for router in (
+        for endpoints in (
             documents_router(live, bench),
             adapters_router(live, bench),
             jobs_router(bench),
             feedback_router(live, bench),
         ):
-            app.include_router(router, dependencies=shown_as_protected)
+            app.include_router(endpoints, dependencies=shown_as_protected)
     app.include_router(answer_router(live), dependencies=shown_as_protected)
     app.include_router(openai_router(live, config.max_new_tokens), dependencies=shown_as_protected)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

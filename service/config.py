@@ -8,8 +8,12 @@ from types import MappingProxyType
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from indexer.metadata import Value
-from service.routes import Route
+from service.routes import AUTO, Route
 from tuner.prompt import STYLES
+
+
+class RouteNameError(ValueError):
+    """A route with a name that means something else."""
 
 
 class ServeConfig(BaseModel):
@@ -99,6 +103,8 @@ STANDARD_ROUTES: Mapping[str, RouteConfig] = MappingProxyType(
 
 def routes_from_config(tables: Mapping[str, RouteConfig]) -> dict[str, Route]:
     """The standard routes with the user's changes, then the user's own."""
+    if AUTO in tables:
+        raise RouteNameError(f"routes.{AUTO}: {AUTO!r} is the trained choice among routes; use another name")
     merged = dict(STANDARD_ROUTES)
     for name, table in tables.items():
         merged[name] = merged.get(name, RouteConfig()).model_copy(update=table.model_dump(exclude_unset=True))

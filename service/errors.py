@@ -24,6 +24,7 @@ from service.feedback import FeedbackError
 from service.jobs import JobsElsewhere, UnknownJob
 from service.live import AnswerTimeout, ClientLeft
 from service.model_thread import GenerationFailed, Overloaded
+from service.router import RouterError
 from service.workbench import UnknownEvaluation
 from tuner.prompt import PromptError
 from tuner.registry import AdapterError
@@ -73,6 +74,7 @@ INDEX_BUSY_SECONDS = 5
 
 FAILURES: Mapping[type[Exception], Failure] = {
     UnknownRoute: Failure(404, "model_not_found"),
+    RouterError: Failure(409, "router_stale"),
     AdapterError: Failure(404, "adapter_unavailable"),
     IndexMissing: Failure(404, "index_missing"),
     IndexBusy: Failure(503, "index_busy"),

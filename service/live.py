@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from indexer.metadata import Where
 from service.answering import Answer, Answerer, Prepared, Timings
 from service.generation import GenerationRequest
 from service.model_thread import Generated, ModelThread
-from service.routes import Route
+from service.router import PROBE, Router, confidence_facts
+from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling
 
 T = TypeVar("T")
@@ -72,8 +74,16 @@ class RecentAnswers:
 class LiveAnswerer:
     """Joins the answerer (threads) with the model thread (one) for many concurrent requests."""
 
-    def __init__(self, answerer: Answerer, model_thread: ModelThread, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        answerer: Answerer,
+        model_thread: ModelThread,
+        timeout_seconds: float,
+        router: Router | None = None,
+    ) -> None:
+        """With a `router`, the name `auto` leaves the choice of the route to it."""
         self.answerer = answerer
+        self.router = router
         self.model_thread = model_thread
         self.metrics = model_thread.metrics
         self.recent = RecentAnswers()
@@ -85,24 +95,59 @@ class LiveAnswerer:
         underway = await self.begin([question], route)
         return (await underway.told())[0].answer
 
+    async def ask(self, question: str, name: str, where: Where | None) -> Underway:
+        """Queue an answer by the route that `route_for` finds. Raises what that and `begin` do."""
+        started = time.monotonic()
+        return await self.begin([question], await self.route_for(name, question, where), started=started)
+
+    async def route_for(self, name: str, question: str, where: Where | None) -> Route:
+        """The route of that name or, for `auto`, the one that the router takes, restricted to `where`.
+
+        Raises UnknownRoute, RouterError, AnswerTimeout, Overloaded and whatever `Answerer.prepare` does.
+        """
+        self.require_route(name)
+        if self.router is None or name != AUTO:
+            return self.answerer.route(name).restricted(where)
+        facts = await run_in_threadpool(self.router.facts, question, where)
+        if (probe := self.router.probe) is not None:
+            facts |= confidence_facts(await self._decoded(question, probe, PROBE))
+        return self.router.choose(facts).restricted(where)
+
+    def require_route(self, name: str) -> None:
+        """Raise UnknownRoute unless `route_for` knows the name."""
+        if self.router is None or name != AUTO:
+            self.answerer.route(name)
+
     async def begin(
-        self, questions: Sequence[str], route: Route, sampling: Sampling | None = None, choices: int = 1
+        self,
+        questions: Sequence[str],
+        route: Route,
+        sampling: Sampling | None = None,
+        choices: int = 1,
+        started: float | None = None,
     ) -> Underway:
-        """Queue `choices` answers to each question. Raises Overloaded and whatever `Answerer.prepare` does."""
+        """Queue `choices` answers to each question. Raises Overloaded and whatever `Answerer.prepare` does.
+
+        `started` (monotonic) is when the request came, if something was done for it before.
+        """
         prepare = partial(self.answerer.prepare, [(question, route) for question in questions], sampling)
-        return await self._begin(prepare, len(questions), route, choices)
+        return await self._begin(prepare, len(questions), route, choices, started or time.monotonic())
 
     async def continue_tokens(
         self, prompts: Sequence[Sequence[int]], route: Route, sampling: Sampling, choices: int
     ) -> Underway:
         """Queue `choices` continuations of each prompt, as it is. Raises Overloaded, PromptError, AdapterError."""
         prepare = partial(self.answerer.prepare_tokens, prompts, route, sampling)
-        return await self._begin(prepare, len(prompts), route, choices)
+        return await self._begin(prepare, len(prompts), route, choices, time.monotonic())
 
     async def _begin(
-        self, prepare: Callable[[], list[Prepared]], prompts: int, route: Route, choices: int
+        self,
+        prepare: Callable[[], list[Prepared]],
+        prompts: int,
+        route: Route,
+        choices: int,
+        started: float,
     ) -> Underway:
-        started = time.monotonic()
         with self.counted(route.name):
             self.model_thread.require_room(self._preparing + prompts * choices)
             self._preparing += prompts * choices
@@ -116,9 +161,16 @@ class LiveAnswerer:
 
     async def call(self, work: Callable[[], T]) -> T:
         """Do something in the model thread, between two tokens. Raises AnswerTimeout, Overloaded."""
-        future = asyncio.wrap_future(self.model_thread.call(work))
+        return await self._soon(self.model_thread.call(work))
+
+    async def _decoded(self, question: str, route: Route, sampling: Sampling) -> Decoded:
+        """What the model says, without an answer being made of it."""
+        [prepared] = await run_in_threadpool(self.answerer.prepare, [(question, route)], sampling)
+        return (await self._soon(self.model_thread.submit([prepared.request]))).decoded[0]
+
+    async def _soon(self, future: Future[T]) -> T:
         try:
-            return await asyncio.wait_for(future, self._timeout_seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout_seconds)
         except TimeoutError:
             raise AnswerTimeout(
                 f"the model was busy for {self._timeout_seconds:g} s (serve.timeout_seconds)"
@@ -160,6 +212,11 @@ class Underway:
         self._generated = asyncio.wrap_future(self._future)
         self._generated.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
+    @property
+    def route_name(self) -> str:
+        """The route that answers."""
+        return self.prepared[0].route.name
+
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Which answer goes on, and with what text; ends with the answers or their failure, which `told` raises."""
         try:
@@ -170,7 +227,7 @@ class Underway:
 
     async def told(self) -> list[Told]:
         """The whole answers. Raises AnswerTimeout, and whatever the generator failed with."""
-        with self._live.counted(self.prepared[0].route.name):
+        with self._live.counted(self.route_name):
             try:
                 generated = await asyncio.wait_for(self._generated, self._left())
             except TimeoutError:

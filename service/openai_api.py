@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import time
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -18,6 +19,7 @@ from service.live import LiveAnswerer, Told, Underway, unless_client_leaves
 from service.openai_replies import ChatReply, CompletionReply
 from service.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest
 from service.openai_responses import (
+    AutoModel,
     ChatResponse,
     CompletionResponse,
     EmbeddingItem,
@@ -26,7 +28,7 @@ from service.openai_responses import (
     Model,
     ModelList,
 )
-from service.routes import Route
+from service.routes import AUTO, Route
 from service.sse import EVENT_STREAM, event_stream
 from tuner.decoding import Sampling
 from tuner.registry import AdapterError
@@ -46,7 +48,8 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
         logprobs: int | None,
         token_prompts: Sequence[Sequence[int]] = (),
     ) -> Underway:
-        route = live.answerer.route(body.model).restricted(body.where)
+        started = time.monotonic()
+        route = await chosen(body, questions)
         choices, prompts = body.n or 1, len(questions) + len(token_prompts)
         if prompts * choices > MAX_ANSWERS:
             raise UnsupportedParameter(
@@ -62,48 +65,65 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
         )
         if token_prompts:
             return await live.continue_tokens(token_prompts, route, sampling, choices)
-        return await live.begin(questions, route, sampling, choices)
+        return await live.begin(questions, route, sampling, choices, started)
+
+    async def chosen(body: SamplingRequest, questions: Sequence[str]) -> Route:
+        if len(questions) == 1:
+            return await live.route_for(body.model, questions[0], body.where)
+        if live.router is not None and body.model == AUTO:
+            raise UnsupportedParameter(
+                "prompt", f"{AUTO} takes a route for one question; send one a request, or name a route"
+            )
+        return live.answerer.route(body.model).restricted(body.where)
 
     @router.post("/chat/completions", response_model=ChatResponse, responses=EVENT_STREAM)
     async def chat_completions(body: ChatRequest, request: Request) -> ChatResponse | Response:
         """Answer the last user message by the route that `model` names."""
         param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
         asked = _within(param, body.max_completion_tokens or body.max_tokens, max_new_tokens)
-        live.answerer.route(body.model)
+        live.require_route(body.model)
         question = whole_question(body.user_messages())
         if not question:
             raise UnsupportedParameter("messages", "there is no user message with text to answer")
         if body.top_logprobs and not body.logprobs:
             raise UnsupportedParameter("top_logprobs", "top_logprobs needs logprobs=true")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        reply = ChatReply(body.model, live.answerer.base.tokenizer, body.n or 1)
+
+        def reply(route: str) -> ChatReply:
+            return ChatReply(route, live.answerer.base.tokenizer, body.n or 1)
+
         if body.stream:
             underway = await begin(body, [question], asked, logprobs)
-            return event_stream(reply.chunks(underway, body.wants_usage()))
+            return event_stream(reply(underway.route_name).chunks(underway, body.wants_usage()))
 
         async def answers() -> list[Told]:
             return await (await begin(body, [question], asked, logprobs)).told()
 
-        return reply.whole(await unless_client_leaves(request, answers()))
+        told = await unless_client_leaves(request, answers())
+        return reply(told[0].answer.route).whole(told)
 
     @router.post("/completions", response_model=CompletionResponse, responses=EVENT_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse | Response:
         """Answer each prompt, as a question, by the route that `model` names; go on with those of token ids."""
         asked = _within("max_tokens", body.max_tokens, max_new_tokens)
-        live.answerer.route(body.model)
+        live.require_route(body.model)
         questions, tokens = [prompt.strip() for prompt in body.questions()], body.token_prompts()
         if not all(questions):
             raise UnsupportedParameter("prompt", "a prompt is empty")
         named = bool(body.return_tokens_as_token_ids)
-        reply = CompletionReply(body.model, live.answerer.base.tokenizer, body.n or 1, named)
+
+        def reply(route: str) -> CompletionReply:
+            return CompletionReply(route, live.answerer.base.tokenizer, body.n or 1, named)
+
         if body.stream:
             underway = await begin(body, questions, asked, body.logprobs, tokens)
-            return event_stream(reply.chunks(underway, body.wants_usage()))
+            return event_stream(reply(underway.route_name).chunks(underway, body.wants_usage()))
 
         async def answers() -> list[Told]:
             return await (await begin(body, questions, asked, body.logprobs, tokens)).told()
 
-        return reply.whole(await unless_client_leaves(request, answers()))
+        told = await unless_client_leaves(request, answers())
+        return reply(told[0].answer.route).whole(told)
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingRequest) -> EmbeddingResponse:
@@ -115,14 +135,14 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
 
     @router.get("/models")
     async def models() -> ModelList:
-        """Every route."""
-        routes = live.answerer.routes.values()
-        return ModelList(data=await run_in_threadpool(lambda: [_model(live, route) for route in routes]))
+        """Every route, and `auto` if a router is trained."""
+        names = [*live.answerer.routes, *([AUTO] if live.router else [])]
+        return ModelList(data=await run_in_threadpool(lambda: [_model(live, name) for name in names]))
 
     @router.get("/models/{name}")
-    async def model(name: str) -> Model:
-        """One route."""
-        return await run_in_threadpool(_model, live, live.answerer.route(name))
+    async def model(name: str) -> Model | AutoModel:
+        """One route, or `auto`."""
+        return await run_in_threadpool(_model, live, name)
 
     return router
 
@@ -158,8 +178,17 @@ def _embedded(encoder: Encoder, body: EmbeddingRequest) -> EmbeddingResponse:
     return EmbeddingResponse(model=name, data=data, usage=usage)
 
 
-def _model(live: LiveAnswerer, route: Route) -> Model:
+def _model(live: LiveAnswerer, name: str) -> Model | AutoModel:
     base = live.answerer.base
+    if live.router is not None and name == AUTO:
+        return AutoModel(
+            id=AUTO,
+            root=base.name,
+            max_model_len=base.max_prompt_tokens,
+            routes=list(live.router.trained.routes),
+            stale=live.router.stale(),
+        )
+    route = live.answerer.route(name)
     try:
         identity = live.answerer.identity(route)
     except (AdapterError, IndexMissing):

@@ -36,7 +36,7 @@ class StreamOptions(BaseModel):
 class SamplingRequest(BaseModel):
     """What chat and plain completions have in common."""
 
-    model: str = Field(description="The name of a route.")
+    model: str = Field(description="The name of a route, or `auto` if a router is trained.")
     temperature: float | None = Field(default=None, ge=0.0, le=2.0, allow_inf_nan=False)
     """Unlike OpenAI's, 0 if left out: the same question gets the same answer."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0, allow_inf_nan=False)

@@ -194,8 +194,23 @@ class Model(BaseModel):
     """None while the route cannot answer, for example because its adapter is missing."""
 
 
+class AutoModel(BaseModel):
+    """The choice among `routes`, as OpenAI's model; answers name the route that was taken."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: Literal["openbook"] = "openbook"
+    root: str
+    parent: None = None
+    max_model_len: int
+    routes: list[str]
+    stale: str
+    """How the documents differ from those that the choice was trained over; empty if they do not."""
+
+
 class ModelList(BaseModel):
-    """Every route."""
+    """Every route, and the choice among them if one is trained."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[Model | AutoModel]

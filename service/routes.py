@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from indexer.metadata import Value, Where, encode_value
 
+AUTO = "auto"
+"""What clients ask for to leave the choice of a route to the router; no route has this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

@@ -24,7 +24,7 @@ export function enter() {
 
 async function showRoutes() {
   const { data } = await get("/v1/models");
-  routes = data;
+  routes = data.filter((model) => "retrieve" in model); // `auto` takes one of these
   if (!cards.size) deal("Waits for your question.");
 }
 
