@@ -134,7 +134,14 @@ def score(
             more_questions=verdict.more_questions,
             reason=verdict.reason,
         ),
-        provenance=_provenance(questions, routes, settings, setup),
+        provenance=provenance_of(
+            questions,
+            routes,
+            settings,
+            setup,
+            f"latency from the first {min(settings.latency_questions, len(questions))} questions, answered "
+            "one at a time after an untimed call; the others were answered in batches",
+        ),
     )
 
 
@@ -282,9 +289,14 @@ def _contrast_result(contrast: Contrast, metric: str) -> ContrastResult:
     )
 
 
-def _provenance(
-    questions: Sequence[Question], routes: Mapping[str, Route], settings: EvalConfig, setup: Setup
+def provenance_of(
+    questions: Sequence[Question],
+    routes: Mapping[str, Route],
+    settings: EvalConfig,
+    setup: Setup,
+    timing: str,
 ) -> Provenance:
+    """What the scores of these routes on these questions were measured on."""
     return Provenance(
         source=setup.source,
         corpus=setup.corpus_hash,
@@ -300,8 +312,5 @@ def _provenance(
         seed=settings.seed,
         versions=library_versions(),
         machine=machine_facts(),
-        timing=(
-            f"latency from the first {min(settings.latency_questions, len(questions))} questions, answered "
-            "one at a time after an untimed call; the others were answered in batches"
-        ),
+        timing=timing,
     )
