@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from cli.options import json_option, workspace_option
+from eval.perturbations import Kind
 from indexer.config import Workspace
+from indexer.corpus import Split
 from service.config import routes_from_config
 from settings import ConfigError, Settings, load_settings
 
@@ -87,6 +89,39 @@ def eval_forgetting(
     routes = routes_from_config(settings.routes).values()
     of_routes = dict.fromkeys(route.adapter for route in routes if route.adapter is not None)
     measure(workspace, settings.model, settings.eval, adapters or tuple(of_routes), general, as_json)
+
+
+@eval_command.command("robustness")
+@workspace_option
+@json_option
+@click.option("--split", type=click.Choice(["dev", "test"]), default="test", help="Which questions to ask.")
+@click.option(
+    "--route", "names", multiple=True, help="Ask this route; may be repeated (default: all routes)."
+)
+@click.option(
+    "--only", "kinds", multiple=True, type=click.Choice([kind.value for kind in Kind]), help="Change this only; may be repeated."
+)
+@click.option("--sample", type=click.IntRange(min=1), help="Ask this many of the questions (default: all).")
+def eval_robustness(
+    workspace: Workspace,
+    as_json: bool,
+    split: str,
+    names: Sequence[str],
+    kinds: Sequence[str],
+    sample: int | None,
+) -> None:
+    """What other wordings, other passages, and documents that give orders do to each route's answers."""
+    from eval.local import selected_routes
+    from eval.robustness_commands import eval_robustness as measure
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes)
+    for name in set(names) - routes.keys():
+        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
+    asked = {name: routes[name] for name in names} or routes
+    chosen = selected_routes(workspace, settings.model, settings.eval, asked)
+    changed = [Kind(kind) for kind in kinds] or [*Kind]
+    measure(workspace, settings.model, settings.eval, chosen, Split(split), changed, sample, as_json)
 
 
 def evaluate_routes(
