@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from indexer.corpus import Document
 from indexer.encoding import Passage
@@ -28,24 +30,30 @@ class Span:
     heading: str
 
 
-def chunk(document: Document, count_tokens: CountTokens, max_tokens: int) -> list[Span]:
-    """Cut `document` into ordered, disjoint spans of at most `max_tokens`, none of which crosses a heading.
+def chunk(
+    document: Document, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int = 0
+) -> list[Span]:
+    """Cut `document` into ordered spans of at most `max_tokens`, none of which crosses a heading.
 
     Headings are kept as the path of what follows, not as text; only a heading with nothing below it becomes a
-    chunk itself. Every other visible character is in exactly one chunk.
+    chunk itself. Every other visible character is in exactly one chunk, unless `overlap_tokens`: then a chunk also
+    begins with the last sentences, rows or items of the one before it, of so many tokens together (or words, if
+    the last sentence is longer).
     """
     text = document.text
 
-    def fits(start: int, end: int) -> bool:
-        length = end - start
-        return (
-            length <= max_tokens * _MAX_CHARACTERS_PER_TOKEN and count_tokens(text[start:end]) <= max_tokens
-        )
+    def fitting(most: int) -> Fits:
+        longest = most * _MAX_CHARACTERS_PER_TOKEN
+        return lambda start, end: end - start <= longest and count_tokens(text[start:end]) <= most
 
+    fits = fitting(max_tokens - overlap_tokens)
     spans: list[Span] = []
     for heading, blocks in _sections(document):
         pieces = (piece for start, end in blocks for piece in _split(text, start, end, fits))
-        spans += [Span(start, end, heading) for start, end in _merge(pieces, fits)]
+        merged = _merge(pieces, fits)
+        if overlap_tokens:
+            merged = _overlap(text, merged, fitting(overlap_tokens), fitting(max_tokens))
+        spans += [Span(start, end, heading) for start, end in merged]
     return spans
 
 
@@ -187,3 +195,19 @@ def _merge(pieces: Iterable[tuple[int, int]], fits: Fits) -> list[tuple[int, int
         else:
             merged.append((start, end))
     return merged
+
+
+def _overlap(text: str, spans: list[tuple[int, int]], repeated: Fits, whole: Fits) -> list[tuple[int, int]]:
+    """Each span begun earlier, as far into the one before it as both limits allow."""
+    begun = spans[:1]
+    for (before, before_end), (start, end) in pairwise(spans):
+        for boundary in (_SENTENCE_GAP, _BOUNDARIES[-1]):  # at a word only if no sentence is short enough
+            gaps = (gap.end() for gap in boundary.finditer(text, before, before_end))
+            starts = [before, *(end_of_gap for end_of_gap in gaps if end_of_gap < before_end)]
+            # What begins later is shorter, so the first that fits can be looked for by halves.
+            first = bisect_left(starts, True, key=lambda s: repeated(s, before_end) and whole(s, end))
+            if starts[first:]:
+                start = before_end - len(text[starts[first] : before_end].lstrip())
+                break
+        begun.append((start, end))
+    return begun

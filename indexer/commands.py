@@ -39,6 +39,7 @@ def index_sync(workspace: Workspace, settings: IndexConfig, model: ModelConfig, 
             settings.chunk_tokens,
             parser,
             settings.vectors,
+            settings.overlap_tokens,
         )
     _show(report, as_json)
 
@@ -68,7 +69,15 @@ def index_watch(workspace: Workspace, settings: IndexConfig, model: ModelConfig,
             click.echo(f"watching {documents}; Ctrl-C ends it", err=True)
             watch(
                 documents,
-                lambda: sync(workspace, documents, encoder, settings.chunk_tokens, parser, settings.vectors),
+                lambda: sync(
+                    workspace,
+                    documents,
+                    encoder,
+                    settings.chunk_tokens,
+                    parser,
+                    settings.vectors,
+                    settings.overlap_tokens,
+                ),
                 show,
                 complain,
                 stop,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class RemoteConfig(BaseModel):
@@ -71,9 +71,19 @@ class IndexConfig(BaseModel):
     """Larger files are skipped and reported."""
     chunk_tokens: int = Field(default=160, ge=32, le=2048)
     """Most encoder tokens in a chunk."""
+    overlap_tokens: int = Field(default=0, ge=0, le=1024)
+    """How many of them may be the last sentences of the chunk before, below the same heading; at most half."""
     vectors: Literal["auto", "flat", "ivf", "ivf-sq8"] = "auto"
     """How vectors are searched: all of them (`flat`), or the likeliest clusters (`ivf`; `ivf-sq8` takes a quarter of
     the memory). `auto` is `flat` up to 50,000 vectors, else `ivf`. Applied when a document next changes."""
+
+    @field_validator("overlap_tokens")
+    @classmethod
+    def _leaves_room(cls, tokens: int, info: ValidationInfo) -> int:
+        chunk_tokens = info.data.get("chunk_tokens", tokens * 2)  # absent if it is wrong itself
+        if 2 * tokens > chunk_tokens:
+            raise ValueError(f"more than half of chunk_tokens = {chunk_tokens}; lower it")
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ _MIGRATIONS = (
     END;
     INSERT INTO loose_vectors SELECT key FROM vectors WHERE key NOT IN (SELECT vector_key FROM chunks);
     """,
+    """
+    ALTER TABLE meta ADD COLUMN overlap_tokens INTEGER NOT NULL DEFAULT 0;  -- what the chunks were made with, too
+    """,
 )
 """The script at position n brings a database from schema version n to n + 1."""
 
@@ -99,6 +102,7 @@ class Making:
     encoder_id: str
     chunk_tokens: int
     chunking_version: int
+    overlap_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """The state last published."""
     row = connection.execute(
-        "SELECT generation, encoder_id, chunk_tokens, chunking_version, corpus_hash,"
+        "SELECT generation, encoder_id, chunk_tokens, chunking_version, overlap_tokens, corpus_hash,"
         " vectors_generation, vectors_checksum FROM meta"
     ).fetchone()
-    return Meta(row[0], Making(*row[1:4]), *row[4:])
+    return Meta(row[0], Making(*row[1:5]), *row[5:])
 
 
 def read_stored(connection: sqlite3.Connection) -> dict[str, Stored]:

@@ -41,6 +41,7 @@ def put_document(
     encoder: Encoder,
     chunk_tokens: int,
     patience_seconds: float = _PATIENCE_SECONDS,
+    overlap_tokens: int = 0,
 ) -> Written:
     """Add or replace a document, as one new generation, or none if it is there already just like that.
 
@@ -55,7 +56,7 @@ def put_document(
         document, title=document.title or document.id, metadata=check_metadata(document.metadata)
     )
     with open_store(workspace, patience_seconds) as store:
-        making = _present_making(store, making_of(encoder, chunk_tokens))
+        making = _present_making(store, making_of(encoder, chunk_tokens, overlap_tokens))
         stored = store.stored_one(document.id)
         if stored and stored.owner is Owner.FOLDER:
             raise _of_folder(document.id)
@@ -90,10 +91,15 @@ def _present_making(store: Store, wanted: Making) -> Making:
     meta = store.meta()
     if meta.generation > 0 and meta.making != wanted:
         raise IndexMissing(
-            f"the index was made with {meta.making.encoder_id} and chunks of {meta.making.chunk_tokens} tokens, not"
-            f" {wanted.encoder_id} and {wanted.chunk_tokens}; run `openbook index` to make it anew"
+            f"the index was made with {_in_words(meta.making)}, not {_in_words(wanted)};"
+            " run `openbook index` to make it anew"
         )
     return wanted
+
+
+def _in_words(making: Making) -> str:
+    overlap = f", overlapping by {making.overlap_tokens}" if making.overlap_tokens else ""
+    return f"{making.encoder_id} and chunks of {making.chunk_tokens} tokens{overlap}"
 
 
 def _of_folder(document_id: str) -> DocumentOfFolder:

@@ -149,7 +149,7 @@ class Store:
                 execute("INSERT INTO words (words) VALUES ('optimize')")
             execute(
                 "UPDATE meta SET generation = generation + 1, encoder_id = ?, chunk_tokens = ?,"
-                " chunking_version = ?, corpus_hash = ?",
+                " chunking_version = ?, overlap_tokens = ?, corpus_hash = ?",
                 (*astuple(making), self._corpus_hash()),
             )
             return self.meta().generation

@@ -55,6 +55,7 @@ def sync(
     chunk_tokens: int,
     parser: Parser | None = None,
     kind: Kind | None = None,
+    overlap_tokens: int = 0,
 ) -> SyncReport:
     """Bring the index to what `documents_path` holds, as one new generation, or none if nothing changed.
 
@@ -62,7 +63,7 @@ def sync(
     index is the one before or the one after; vectors made so far are kept for the next attempt.
     """
     started = time.perf_counter()
-    making = making_of(encoder, chunk_tokens)
+    making = making_of(encoder, chunk_tokens, overlap_tokens)
     with open_store(workspace) as store:
         # 1. See what there is, and read what is new or changed.
         hashes = FileHashes(store.files())
@@ -112,14 +113,14 @@ def sync(
     return report
 
 
-def making_of(encoder: Encoder, chunk_tokens: int) -> Making:
+def making_of(encoder: Encoder, chunk_tokens: int, overlap_tokens: int = 0) -> Making:
     """How documents are cut and embedded with these settings. Raises EncoderError if the encoder cannot."""
     if chunk_tokens > encoder.max_tokens:
         raise EncoderError(
             f"chunk_tokens is {chunk_tokens}, but {encoder.id} reads only {encoder.max_tokens} tokens;"
             " lower [index] chunk_tokens"
         )
-    return Making(encoder.id, chunk_tokens, CHUNKING_VERSION)
+    return Making(encoder.id, chunk_tokens, CHUNKING_VERSION, overlap_tokens)
 
 
 _CLASH = "a document put through the API has this id; rename the file, or delete that document"
@@ -148,7 +149,7 @@ def write(
     kind: Kind | None = None,
 ) -> tuple[int, int]:
     """Publish a generation with these documents and without those; returns its number and the texts embedded."""
-    prepared, passages = _cut(documents, encoder, making.chunk_tokens)
+    prepared, passages = _cut(documents, encoder, making)
     embedded = _embed(passages, store, encoder)
     return publish(workspace, store, making, prepared, removed, owner, kind), embedded
 
@@ -194,14 +195,15 @@ def _read(sources: Sequence[Source]) -> tuple[list[ReadDocument], list[tuple[str
 
 
 def _cut(
-    documents: Sequence[ReadDocument], encoder: Encoder, chunk_tokens: int
+    documents: Sequence[ReadDocument], encoder: Encoder, making: Making
 ) -> tuple[list[PreparedDocument], dict[str, Passage]]:
     """The documents with their chunks, and what to embed for each vector key."""
     prepared: list[PreparedDocument] = []
     passages: dict[str, Passage] = {}
     for read in documents:
         chunks = []
-        for span in chunk(read.document, encoder.count_tokens, chunk_tokens):
+        spans = chunk(read.document, encoder.count_tokens, making.chunk_tokens, making.overlap_tokens)
+        for span in spans:
             passage = embedding_text(read.document, span)
             key = hash_text(encoder.id, passage.text, repr(passage.sentences))
             passages[key] = passage

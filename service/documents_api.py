@@ -115,7 +115,12 @@ def _put(
         raise IndexMissing("no route retrieves, so no encoder is loaded to index a document with")
     document = _document(document_id, data) if is_json else bench.parser.document(document_id, data)
     written = put_document(
-        bench.workspace, document, encoder, bench.index.chunk_tokens, bench.patience_seconds
+        bench.workspace,
+        document,
+        encoder,
+        bench.index.chunk_tokens,
+        bench.patience_seconds,
+        bench.index.overlap_tokens,
     )
     return DocumentWritten(
         id=document_id,

@@ -110,6 +110,48 @@ def test_chunks_are_ordered_disjoint_trimmed_and_within_the_limit_and_lose_only_
     assert spans or not text.strip()
 
 
+def overlapping(text: str, max_tokens: int, overlap_tokens: int) -> list[str]:
+    spans = chunk(Document("d", "Guide", text), count_tokens, max_tokens, overlap_tokens)
+    return [text[span.start : span.end] for span in spans]
+
+
+def test_overlap_repeats_the_last_whole_sentences_of_the_chunk_before() -> None:
+    a, b, c, d, e = (f"This is the sentence {n}." for n in "ABCDE")  # of 6 tokens
+    assert overlapping(" ".join([a, b, c, d, e]), 24, 6) == [f"{a} {b}", f"{b} {c} {d} {e}"]
+    assert overlapping(" ".join([a, b, c, d, e]), 24, 11) == [f"{a} {b}", f"{b} {c}", f"{c} {d} {e}"]
+    assert overlapping(" ".join([a, b, c, d, e]), 24, 12) == [f"{a} {b}", f"{a} {b} {c}", f"{c} {d} {e}"]
+
+
+def test_overlap_never_crosses_a_heading() -> None:
+    assert overlapping("One two.\n\n## Care\n\nThree four.", 8, 4) == ["One two.", "Three four."]
+
+
+def test_overlap_repeats_words_of_a_sentence_that_is_too_long_and_rows_whole() -> None:
+    words = " ".join(f"w{n}" for n in range(12))
+    assert overlapping(words, 6, 2) == ["w0 w1 w2", "w1 w2 w3 w4 w5", "w4 w5 w6 w7 w8", "w7 w8 w9 w10 w11"]
+    rows = [f"| row {n} |" for n in range(6)]
+    assert {row for piece in overlapping("\n".join(rows), 16, 5) for row in piece.split("\n")} == set(rows)
+
+
+@given(LINES, st.integers(2, 40), st.integers(1, 20))
+def test_overlapping_chunks_only_begin_earlier_and_stay_within_both_limits(
+    lines: list[str], max_tokens: int, overlap_tokens: int
+) -> None:
+    overlap_tokens = min(overlap_tokens, max_tokens // 2)
+    document = Document("d", "Guide", text := "\n".join(lines))
+    plain = chunk(document, count_tokens, max_tokens - overlap_tokens)
+    spans = chunk(document, count_tokens, max_tokens, overlap_tokens)
+    assert [(span.end, span.heading) for span in spans] == [(span.end, span.heading) for span in plain]
+    for before, span, without in zip([plain[0], *plain] if plain else [], spans, plain, strict=False):
+        piece = text[span.start : span.end]
+        assert piece == piece.strip()
+        assert count_tokens(piece) <= max_tokens
+        if span.start != without.start:
+            assert before.start <= span.start < without.start
+            assert before.heading == span.heading
+            assert count_tokens(text[span.start : before.end]) <= overlap_tokens
+
+
 @pytest.mark.parametrize(
     ("text", "sentences"),
     [

@@ -81,7 +81,8 @@ def test_put_document_is_cut_anew_with_all_others(workspace: Workspace) -> None:
     put(workspace, FERN)
     other = HashEncoder(id="other")
     with pytest.raises(
-        IndexMissing, match="made with hash-encoder and chunks of 32 tokens, not other and 32"
+        IndexMissing,
+        match="made with hash-encoder and chunks of 32 tokens, not other and chunks of 32 tokens",
     ):
         put(workspace, FERN, other)
     sync(workspace, workspace.root / "documents", other, 32)

@@ -160,6 +160,21 @@ SCHEMA_1 = """
 """
 
 
+def test_an_index_of_the_schema_before_overlap_goes_on_with_none_and_embeds_nothing(
+    workspace: Workspace,
+) -> None:
+    before = run(workspace)
+    with closing(sqlite3.connect(workspace.database)) as connection:
+        connection.executescript("ALTER TABLE meta DROP COLUMN overlap_tokens; PRAGMA user_version = 3;")
+    with pytest.raises(IndexMissing, match="run `openbook index`"):
+        Index.open(workspace, HashEncoder(dim=16))
+    after = run(workspace)
+    assert (after.generation, after.chunks, after.chunks_embedded) == (before.generation, before.chunks, 0)
+    with closing(Snapshot(workspace.database)) as snapshot:
+        assert snapshot.meta.making.overlap_tokens == 0
+    verify(workspace)
+
+
 def test_database_of_the_first_version_is_brought_forward(workspace: Workspace) -> None:
     workspace.data.mkdir(parents=True)
     vector = np.ones(16, dtype="<f4") / 4

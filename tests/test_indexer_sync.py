@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,28 @@ def test_another_chunk_size_or_encoder_makes_all_chunks_anew(workspace: Workspac
     assert after.chunks < before.chunks
     other = run(workspace, HashEncoder(dim=64, id="other"), chunk_tokens=64)
     assert (other.generation, other.chunks_embedded) == (3, other.chunks)
+    verify(workspace)
+
+
+def test_another_overlap_makes_a_new_generation_beside_the_old_which_answers_until_the_swap(
+    workspace: Workspace,
+) -> None:
+    long = " ".join(f"Sentence number {n} is here." for n in range(20))
+    write(workspace, "long.md", f"# Long\n\n{long}\n")
+    documents = workspace.root / "documents"
+    plain = run(workspace)
+    held = Index.open(workspace, HashEncoder()).retriever()
+    report = sync(workspace, documents, HashEncoder(), CHUNK_TOKENS, overlap_tokens=8)
+    assert (report.generation, counts(report)) == (2, (0, 0, 0, 3))
+    assert report.chunks > plain.chunks
+    assert held.generation == 1
+    assert len(held.snapshot.all_chunks()) == plain.chunks
+    assert held.search(["sentence number 7"], 1)[0][0].chunk.document_id == "long.md"
+    new = Index.open(workspace, HashEncoder()).retriever()
+    assert new.snapshot.meta.making.overlap_tokens == 8
+    spans = [(c.start, c.end) for c in new.snapshot.all_chunks() if c.document_id == "long.md"]
+    assert all(start < end for (_, end), (start, _) in pairwise(spans))
+    assert sync(workspace, documents, HashEncoder(), CHUNK_TOKENS, overlap_tokens=8).generation == 2
     verify(workspace)
 
 
