@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from indexer.config import Workspace
 from indexer.corpus import Split
 from service.config import routes_from_config
 from settings import ConfigError, Settings, load_settings
+
+if TYPE_CHECKING:
+    from eval.trial import Trainer
 
 
 @click.group("eval", invoke_without_command=True)
@@ -91,6 +95,47 @@ def eval_forgetting(
     measure(workspace, settings.model, settings.eval, adapters or tuple(of_routes), general, as_json)
 
 
+@eval_command.command("freshness")
+@workspace_option
+@json_option
+@click.argument("changes", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--route", "names", multiple=True, help="Ask this route; may be repeated (default: all routes)."
+)
+@click.option("--retrain", is_flag=True, help="Also train on the changed documents, and ask again.")
+def eval_freshness(
+    workspace: Workspace, as_json: bool, changes: Path, names: Sequence[str], retrain: bool
+) -> None:
+    """How soon routes are right again after the document changes in CHANGES, tried on a copy of the workspace."""
+    from eval.freshness_commands import eval_freshness as measure
+    from eval.local import selected_routes
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes)
+    for name in set(names) - routes.keys():
+        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
+    asked = {name: routes[name] for name in names} or routes
+    chosen = selected_routes(workspace, settings.model, settings.eval, asked)
+    trainer = _trainer(workspace, settings) if retrain else None
+    measure(workspace, settings.model, settings.index, settings.eval, chosen, changes, trainer, as_json)
+
+
+def _trainer(workspace: Workspace, settings: Settings) -> Trainer:
+    """Trains with the settings of a workspace, but in another one."""
+    from cli.tune import tune_adapter
+    from eval.trial import Trainer
+
+    replay = settings.tune.replay and workspace.resolve(settings.tune.replay)
+    tune = settings.tune.model_copy(update={"replay": replay})
+
+    def train(copy: Workspace, questions: Path) -> None:
+        asked = settings.eval.model_copy(update={"questions": questions})
+        there = settings.model_copy(update={"tune": tune, "eval": asked})
+        tune_adapter(copy, there, as_json=False, force=True, gates=False)
+
+    return Trainer(settings.tune.adapter, train)
+
+
 @eval_command.command("robustness")
 @workspace_option
 @json_option
@@ -99,7 +144,11 @@ def eval_forgetting(
     "--route", "names", multiple=True, help="Ask this route; may be repeated (default: all routes)."
 )
 @click.option(
-    "--only", "kinds", multiple=True, type=click.Choice([kind.value for kind in Kind]), help="Change this only; may be repeated."
+    "--only",
+    "kinds",
+    multiple=True,
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Change this only; may be repeated.",
 )
 @click.option("--sample", type=click.IntRange(min=1), help="Ask this many of the questions (default: all).")
 def eval_robustness(
@@ -122,6 +171,24 @@ def eval_robustness(
     chosen = selected_routes(workspace, settings.model, settings.eval, asked)
     changed = [Kind(kind) for kind in kinds] or [*Kind]
     measure(workspace, settings.model, settings.eval, chosen, Split(split), changed, sample, as_json)
+
+
+@eval_command.command("router")
+@workspace_option
+@json_option
+@click.option(
+    "--route", "names", multiple=True, help="Choose among these; may be repeated (default: all routes)."
+)
+def eval_router(workspace: Workspace, as_json: bool, names: Sequence[str]) -> None:
+    """Learn on dev which route to take for a question, and score that once on test; `serve` offers it as `auto`."""
+    from eval.router_commands import eval_router as train_and_score
+
+    settings = load_settings(workspace)
+    routes = routes_from_config(settings.routes)
+    for name in set(names) - routes.keys():
+        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
+    chosen = {name: routes[name] for name in names} or routes
+    train_and_score(workspace, settings.model, settings.eval, chosen, as_json)
 
 
 def evaluate_routes(
