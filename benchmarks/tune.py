@@ -108,9 +108,9 @@ def work(arguments: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from tuner.base_model import load_base
+    from tuner.batches import plan_batches
     from tuner.config import TuneConfig
     from tuner.examples import Row, RowKind
-    from tuner.train import plan_batches
 
     data = json.loads(arguments.rows_file.read_text())
     rows, held_out = (
@@ -142,7 +142,7 @@ def read_only(base, plan, _settings, _rows, held_out):
     """The base model over the same batches without a gradient."""
     import torch
 
-    from tuner.train import batch_loss
+    from tuner.loss import batch_loss
 
     started = time.monotonic()
     with torch.no_grad():

@@ -21,6 +21,7 @@ from tiny import tiny_base
 
 import tuner.checkpoint as checkpoint
 import tuner.train as training
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.examples import Row, RowKind
@@ -74,7 +75,7 @@ def train(folder, what, count):
         checkpoint.save_file = after(count, checkpoint.save_file, fill_disk)
     training._SECONDS_BETWEEN_CHECKPOINTS = -1.0
     store = CheckpointStore(folder / "checkpoint")
-    plan = training.plan_batches(rows(), SETTINGS)
+    plan = plan_batches(rows(), SETTINGS)
     scores = iter([0.1, 0.2, 0.3][len(started(store)) :])
     trained = training.train(tiny_base(), plan, SETTINGS, lambda _: {"score": next(scores)}, store)
     save_file(trained.weights, folder / "weights.safetensors")

@@ -22,16 +22,17 @@ from transformers import (
 )
 
 from tuner.base_model import BaseModel, prepare_tokenizer
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import Method, TuneConfig
 from tuner.decoding import Sampling, decode
 from tuner.examples import Row, RowKind
 from tuner.fast_lora import fast_lora
 from tuner.lora import ADAPTER
-from tuner.loss import has_plain_head
+from tuner.loss import batch_loss, has_plain_head
 from tuner.methods import attach
 from tuner.prompt import build_prompt
-from tuner.train import batch_loss, plan_batches, train
+from tuner.train import train
 
 TOKENIZER = tiny_tokenizer()
 SIZES = {

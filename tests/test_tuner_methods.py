@@ -3,11 +3,13 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tiny import tiny_adapter, tiny_base, tiny_manifest
 from transformers import LlamaForCausalLM
 
 from tuner.base_model import ModelError, load_base
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import LEARNING_RATES, Method, TuneConfig
 from tuner.decoding import Sampling, decode
@@ -15,7 +17,7 @@ from tuner.examples import Row, RowKind
 from tuner.loading import ResidentAdapters
 from tuner.methods import MethodError, attach
 from tuner.registry import AdapterError, Registry
-from tuner.train import plan_batches, train
+from tuner.train import train
 
 RATES = {Method.PROMPT_TUNING: 0.2, Method.P_TUNING: 0.02, Method.IA3: 0.1, Method.PREFIX_TUNING: 0.05}
 IN_PEFT = [m for m in Method if m not in (Method.LAST_LAYER, Method.FULL)]
@@ -226,3 +228,15 @@ def test_methods_that_need_plain_weights_refuse_a_quantised_base_model(method):
     base.model.is_quantized = True
     with pytest.raises(MethodError, match="plain weights"):
         attach(base.model, settings(method))
+
+
+def test_loftq_without_a_four_bit_base_model_is_refused_in_one_line():
+    base = tiny_base()
+    with pytest.raises(MethodError, match=r'model\.dtype = "4bit".*CUDA'):
+        attach(base.model, settings(Method.LORA, loftq=True))
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+
+
+def test_loftq_is_for_lora_only():
+    with pytest.raises(ValidationError, match='loftq is for method lora, not for "dora"'):
+        settings(Method.DORA, loftq=True)

@@ -9,14 +9,15 @@ from tiny import tiny_base
 from transformers import LlamaForCausalLM
 
 import tuner.train as training
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.examples import Row, RowKind
 from tuner.fast_lora import fast_lora
 from tuner.lora import ADAPTER
-from tuner.loss import frozen_head_loss
+from tuner.loss import batch_loss, frozen_head_loss
 from tuner.methods import attach
-from tuner.train import TrainingDivergedError, batch_loss, plan_batches, train
+from tuner.train import TrainingDivergedError, train
 
 SETTINGS = TuneConfig(rank=4, learning_rate=1e-2, tokens_per_step=256, dev_checks=2, seed=5)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 
 import click
@@ -13,6 +15,7 @@ from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.retriever import Retriever
 from tuner.base_model import load_base
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
 from tuner.dev import DevScorer, Score
@@ -20,12 +23,13 @@ from tuner.gates import Measure, judge
 from tuner.leakage import check_leakage, format_leakage
 from tuner.lock import tune_lock
 from tuner.material import Material, describe_synthesis, gather, with_synthesis
+from tuner.parallel import Group, require_one_process, training_group
 from tuner.probe import probe
 from tuner.recipes import format_plan
 from tuner.registering import Run, register, replay_file, same_inputs, training_inputs
 from tuner.registry import AdapterVersion, Registry
 from tuner.search import search_settings
-from tuner.train import plan_batches, train
+from tuner.train import train
 from tuner.trained_on import TrainedOn, question_hash
 
 
@@ -51,20 +55,28 @@ def tune(
     """Train, register, measure and promote an adapter, unless there is one of these very inputs.
 
     An interrupted run goes on where it was. Test questions are used for the leakage check only; without `measure`
-    the adapter is promoted unseen. Raises LeakageError, TuneError, ModelError, TuneBusy, NotPromoted.
+    the adapter is promoted unseen. Of the processes that torchrun starts, the first does all but the training alone.
+    Raises LeakageError, TuneError, ModelError, TuneBusy, NotPromoted, ParallelError.
     """
-    say = _Speaker(as_json)
-    learning = _learning_questions(questions, say)
-    with tune_lock(workspace.data, settings.adapter):
-        registry = Registry(workspace.adapters)
-        inputs = training_inputs(workspace, model, settings, learning, retriever)
-        adapter = None if force else same_inputs(registry, settings.adapter, inputs)
-        if adapter is not None:
-            say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
-        else:
-            material = _gather(workspace, settings, questions, retriever, say)
-            dev = [q for q in learning if q.split is Split.DEV]
-            run = _train(workspace, model, settings, material, dev, score, say)
+    registry = Registry(workspace.adapters)
+    with ExitStack() as held:
+        with training_group() as group:
+            say = _Speaker(as_json, quiet=not group.leads)
+            learning = _learning_questions(questions, say)
+            if group.leads:
+                held.enter_context(tune_lock(workspace.data, settings.adapter))
+            inputs = training_inputs(workspace, model, settings, learning, retriever)
+            adapter = None if force else same_inputs(registry, settings.adapter, inputs)
+            if adapter is not None:
+                say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
+            else:
+                with group.leader_first():
+                    material = _gather(workspace, settings, questions, retriever, say)
+                dev = [q for q in learning if q.split is Split.DEV]
+                run = _train(workspace, model, settings, material, dev, score, say, group)
+        if not group.leads:
+            return
+        if adapter is None:
             seen = TrainedOn(
                 retriever.snapshot.content_hashes(),
                 {q.id: question_hash(q) for q in [*material.questions, *dev]},
@@ -86,6 +98,7 @@ def show_plan(
     as_json: bool,
 ) -> None:
     """Check for leakage and show rows and tokens by kind; with `try_steps` also what time and memory they take."""
+    require_one_process("a plan")
     say = _Speaker(as_json)
     material = gather(_learning_questions(questions, say), retriever, replay_file(workspace, settings))
     if settings.synthesis is not None:
@@ -131,6 +144,7 @@ def search(
     as_json: bool,
 ) -> None:
     """Try settings on dev and say which are best; trains nothing that is kept. Raises SearchError."""
+    require_one_process("a search")
     say = _Speaker(as_json)
     learning = _learning_questions(questions, say)
     with tune_lock(workspace.data, f"{settings.adapter}-search"):
@@ -146,13 +160,16 @@ def search(
 
 
 class _Speaker:
-    """Text for people, or one JSON object at the end for machines."""
+    """Text for people, or one JSON object at the end for machines; nothing from the other processes of a group."""
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        if quiet:
+            logging.getLogger("openbook").setLevel(logging.WARNING)
 
     def __call__(self, line: str) -> None:
-        click.echo(line, err=self.as_json)
+        if not self.quiet:
+            click.echo(line, err=self.as_json)
 
     def result(self, adapter: AdapterVersion) -> None:
         if self.as_json:
@@ -184,13 +201,14 @@ def _train(
     dev: Sequence[Question],
     score: Score,
     say: _Speaker,
+    group: Group,
 ) -> Run:
     base = load_base(model.base, model.dtype)
     rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
-    scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
-    trained = train(base, plan, settings, scorer, _checkpoints(workspace, settings))
+    scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score, group)
+    trained = train(base, plan, settings, scorer, _checkpoints(workspace, settings), group)
     return Run(
         trained, {str(kind): n for kind, n in Counter(row.kind for row in rows).items()}, str(base.dtype)
     )

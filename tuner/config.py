@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Method(StrEnum):
@@ -24,6 +24,23 @@ class Method(StrEnum):
     PREFIX_TUNING = "prefix-tuning"
     LAST_LAYER = "last-layer"
     FULL = "full"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after the warm-up."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
+class Tracker(StrEnum):
+    """Where the course of training is shown."""
+
+    NONE = "none"
+    TRACKIO = "trackio"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
 
 
 LEARNING_RATES: Mapping[Method, float] = MappingProxyType(
@@ -113,11 +130,17 @@ class TuneConfig(BaseModel):
 
     rank: int = Field(default=32, ge=1, le=256)
     """Of the LoRA matrices; `lora_alpha` is twice the rank, with `rslora` 16."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of what the LoRA matrices read while they are trained: `lora`, `dora` and `rslora` only, and slower than none."""
+    loftq: bool = False
+    """Start `lora` such that it makes good for the rounding of a `4bit` base model (LoftQ)."""
     virtual_tokens: int = Field(default=20, ge=1, le=512)
     """Of prompt tuning, p-tuning and prefix tuning: learned tokens before every prompt."""
     learning_rate: float = Field(default_factory=_usual_rate, gt=0)
-    """At its peak, after the warm-up; it then falls along a cosine to a tenth. The default is that of `lora`; other
-    methods have their own."""
+    """At its peak, after the warm-up. The default is that of `lora`; other methods have their own."""
+    schedule: Schedule = Schedule.COSINE
+    """How the learning rate falls after the warm-up: along a `cosine` to a tenth, `linear` to nothing, or not at all
+    (`constant`)."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -125,7 +148,9 @@ class TuneConfig(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     """Greatest norm of a step's gradient."""
     tokens_per_step: int = Field(default=1536, ge=64)
-    """Padded tokens in a batch; bounds memory."""
+    """Padded tokens in a batch, shared by all processes; bounds memory."""
+    gradient_checkpointing: bool = False
+    """Keep less of the forward pass and compute it again: less memory, about a third more time."""
     dev_contexts: tuple[Annotated[int, Field(ge=0, le=20)], ...] = Field(default=(0, 2), min_length=1)
     """Passages shown when the dev questions are scored; 0 is closed book. The best mean score is kept."""
     dev_checks: int = Field(default=2, ge=1)
@@ -135,3 +160,15 @@ class TuneConfig(BaseModel):
     `.jsonl` as `openbook eval forgetting` reads, relative to openbook.toml."""
     patience: int = Field(default=2, ge=1)
     """Checks without a better score after which training stops."""
+    track: Tracker = Tracker.NONE
+    """Where to show loss, learning rate and dev scores: `none`, `trackio`, `wandb` or `mlflow`; never any text."""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.dropout and self.method not in (Method.LORA, Method.DORA, Method.RSLORA):
+            raise ValueError(
+                f'dropout = {self.dropout} is for lora, dora and rslora, not for "{self.method}"'
+            )
+        if self.loftq and self.method is not Method.LORA:
+            raise ValueError(f'loftq is for method lora, not for "{self.method}"')
+        return self

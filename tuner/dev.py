@@ -8,6 +8,7 @@ from typing import Any
 from indexer.corpus import Question
 from tuner.decoding import Sampling, decode
 from tuner.examples import Search
+from tuner.parallel import ALONE, Group
 from tuner.prompt import Context, build_prompt
 
 Score = Callable[[Sequence[str], Sequence[Question]], float]
@@ -17,7 +18,10 @@ _ANSWER_TOKENS = 16
 
 
 class DevScorer:
-    """Asks the answerable dev questions and scores the answers; prompts are built once."""
+    """Asks the answerable dev questions and scores the answers; prompts are built once.
+
+    The processes of a group share the questions.
+    """
 
     def __init__(
         self,
@@ -26,13 +30,17 @@ class DevScorer:
         search: Search,
         contexts: Sequence[int],
         score: Score,
+        group: Group = ALONE,
     ) -> None:
         """`contexts` are the numbers of passages to score with; 0 is closed book."""
         self.tokenizer = tokenizer
-        self.questions = [q for q in questions if q.answerable]
+        answerable = [q for q in questions if q.answerable]
+        self.questions, self.group = group.share(answerable), group
+        self.weight = len(self.questions) / max(len(answerable), 1)
         self.score = score
         most = max(contexts)
-        found = search([q.text for q in self.questions], most) if most else [[] for _ in self.questions]
+        texts = [q.text for q in self.questions]
+        found = search(texts, most) if most and texts else [[] for _ in texts]
         self.prompts = {
             count: [
                 build_prompt(tokenizer, q.text, [Context(p.title, p.text) for p in passages[:count]])
@@ -48,5 +56,6 @@ class DevScorer:
         for count, prompts in self.prompts.items():
             decoded = decode(model, self.tokenizer, prompts, sampling)
             name = f"open_book_{count}" if count else "closed_book"
-            scores[name] = self.score([d.text for d in decoded], self.questions)
+            mine = self.score([d.text for d in decoded], self.questions) if self.questions else 0.0
+            scores[name] = self.group.sum(self.weight * mine)
         return {**scores, "score": sum(scores.values()) / len(scores)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, replace_lora_weights_loftq
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -37,9 +37,12 @@ class Lora:
             task_type="CAUSAL_LM",
             use_rslora=stabilised,
             use_dora=settings.method is Method.DORA,
+            lora_dropout=settings.dropout,
         )
         # In the model's own number format: the optimiser holds a float32 copy.
         self.peft = get_peft_model(model, config, adapter_name=ADAPTER, autocast_adapter_dtype=False)
+        if settings.loftq:
+            self._make_good_for_rounding(model)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -55,6 +58,15 @@ class Lora:
     def detach(self) -> None:
         """Take the layers out again: the base model is as it was."""
         unload(self.peft.get_base_model())
+
+    def _make_good_for_rounding(self, model: Any) -> None:
+        """LoftQ (Li et al. 2023, arXiv:2310.08659), one iteration; not run by us yet, as it needs a GPU."""
+        replace_lora_weights_loftq(self.peft, str(model.name_or_path), ADAPTER)
+        for layer in self.peft.modules():
+            if isinstance(layer, LoraLayer):
+                a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+                a.data = a.data.to(model.dtype)
+                b.data = (b.data / layer.scaling[ADAPTER]).to(model.dtype)
 
 
 class Pissa(Lora):
@@ -102,6 +114,29 @@ class Pissa(Lora):
         for name, module in self.peft.named_modules():
             if isinstance(module, LoraLayer):
                 yield name, module
+
+
+@contextmanager
+def dropping_out(model: nn.Module, seed: int) -> Iterator[None]:
+    """Inside, LoRA layers with dropout drop out, by `seed`; a run that goes on then draws what it would have drawn."""
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _has_dropout(m)]
+    if not layers:
+        yield
+        return
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
+
+
+def _has_dropout(layer: Any) -> bool:
+    return ADAPTER in layer.lora_dropout and isinstance(layer.lora_dropout[ADAPTER], nn.Dropout)
 
 
 class _Subtract:

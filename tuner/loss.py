@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from tuner.base_model import BaseModel
+from tuner.examples import Row
+
+_EAGER_ATTENTION_BELOW = 192
 _POSITIONS_AT_ONCE = 512
 
 
 _PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
+    """Mean cross-entropy over the completion tokens of a batch.
+
+    Rows are padded on the right: under causal attention no real token sees a pad, so no mask is needed.
+    """
+    width = max(len(row) for row in batch)
+    ids = torch.full((len(batch), width), base.tokenizer.pad_token_id, dtype=torch.long)
+    places: list[tuple[int, int]] = []
+    targets: list[int] = []
+    for i, row in enumerate(batch):
+        ids[i, : len(row)] = torch.tensor([*row.prompt, *row.completion])
+        start = len(row.prompt)
+        places.extend((i, start + j - 1) for j in range(len(row.completion)))
+        targets.extend(row.completion)
+    # Eager attention beats the fused CPU kernel's backward on short rows; the fused one needs no T x T mask.
+    model.config._attn_implementation = (
+        "eager" if base.device.type == "cpu" and width < _EAGER_ATTENTION_BELOW else "sdpa"
+    )
+    index = torch.tensor(places, device=base.device)
+    wanted = torch.tensor(targets, device=base.device)
+    if not has_plain_head(model):
+        needed, columns = torch.unique(index[:, 1], return_inverse=True)
+        logits = model(input_ids=ids.to(base.device), use_cache=False, logits_to_keep=needed).logits
+        return nn.functional.cross_entropy(logits[index[:, 0], columns].float(), wanted)
+    decoder = getattr(model, model.base_model_prefix)
+    hidden = decoder(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+    picked = hidden[index[:, 0], index[:, 1]]
+    return frozen_head_loss(picked, model.get_output_embeddings().weight, wanted)
 
 
 def has_plain_head(causal: Any) -> bool:

@@ -45,6 +45,11 @@ def attach(model: Any, settings: TuneConfig) -> Attachment:
             f"method {settings.method!r} needs the base model's plain weights, which are quantised here; "
             'use method "lora", or set model.dtype to "bfloat16"'
         )
+    if settings.loftq and not getattr(model, "is_loaded_in_4bit", False):
+        raise MethodError(
+            'tune.loftq makes good for the rounding of a 4-bit base model; set model.dtype = "4bit" (that needs a CUDA '
+            "GPU), or leave tune.loftq out"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         try:

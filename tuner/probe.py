@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from tuner.base_model import BaseModel
+from tuner.batches import Plan
 from tuner.checkpoint import CheckpointStore
-from tuner.config import TuneConfig
-from tuner.train import Plan, train
+from tuner.config import Tracker, TuneConfig
+from tuner.train import train
 
 _STEPS = 6
 
@@ -45,7 +46,7 @@ def probe(base: BaseModel, plan: Plan, settings: TuneConfig) -> Probe:
     spread = plan.batches[:: max(1, len(plan.batches) // (_STEPS - 1))][: _STEPS - 1]
     tried = Plan([largest, *spread])
     with tempfile.TemporaryDirectory() as folder:
-        once = settings.model_copy(update={"dev_checks": 1})
+        once = settings.model_copy(update={"dev_checks": 1, "track": Tracker.NONE})
         trained = train(base, tried, once, _no_scores, CheckpointStore(Path(folder) / "probe"))
     speed = trained.tokens / max(trained.seconds, 1e-9)
     parameters = sum(tensor.numel() for tensor in trained.weights.values())

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuner.batches import Plan
 from tuner.config import TuneConfig
 from tuner.examples import Row, RowBuilder
-from tuner.train import Plan
 
 
 class RecipeError(ValueError):

@@ -53,7 +53,7 @@ def training_inputs(
         "recipe": settings.recipe,
         "method": settings.method.value,
         "settings": {
-            **settings.model_dump(mode="json", exclude={"general"}),  # decides promotion, not weights
+            **settings.model_dump(mode="json", exclude={"general", "track"}),  # they decide no weights
             "dtype": model.dtype,
             "replay_hash": hash_files([replay]) if replay is not None and replay.is_file() else None,
             "index": asdict(retriever.snapshot.meta.making),

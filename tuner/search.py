@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from indexer.files import hash_json
 from tuner.base_model import BaseModel
+from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import LEARNING_RATES, Method, TuneConfig
 from tuner.dev import DevScorer
 from tuner.material import Material
 from tuner.recipes import RecipeError
-from tuner.train import TrainingDivergedError, plan_batches, train
+from tuner.train import TrainingDivergedError, train
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -154,7 +155,7 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> st
     """Trials are comparable only over the same model, chunks, questions, method and kind of recipe."""
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
-    fixed = settings.model_dump(mode="json", exclude=set(_given(settings)))
+    fixed = settings.model_dump(mode="json", exclude={*_given(settings), "track"})
     given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
     return hash_json([base.hash, str(base.dtype), *given])
 

@@ -71,7 +71,6 @@ class SoftPrefix:
             ids = kwargs.pop("input_ids")
             kwargs["inputs_embeds"] = torch.cat([prefix.expand(len(ids), -1, -1), self._embed(ids)], dim=1)
             return args, kwargs
-        cache = DynamicCache() if cache is None else cache
         kwargs["past_key_values"] = _PrefixedCache(cache, self._keys_and_values(prefix, cache))
         return args, kwargs
 
@@ -80,9 +79,9 @@ class SoftPrefix:
             output.last_hidden_state = output.last_hidden_state[:, len(self._prefix()) :]
         return output
 
-    def _keys_and_values(self, prefix: Tensor, cache: DynamicCache) -> Tensor:
+    def _keys_and_values(self, prefix: Tensor, cache: DynamicCache | None) -> Tensor:
         """[layers * 2, heads, n, width]; embeddings are read anew with each new cache, as training changes them."""
-        if not self._cached and (self._kept is None or cache.get_seq_length() == 0):
+        if not self._cached and (self._kept is None or cache is None or cache.get_seq_length() == 0):
             self._passes = True
             try:
                 self._kept = _keys_and_values(self._model, prefix)
@@ -94,17 +93,23 @@ class SoftPrefix:
 
 
 class _PrefixedCache(DynamicCache):  # type: ignore[misc]
-    """The caller's cache, with the same keys and values put before those of every row and layer."""
+    """The caller's cache, with the same keys and values put before those of every row and layer.
 
-    def __init__(self, cache: DynamicCache, prefix: Tensor) -> None:
+    Without a cache (in training) nothing is kept, so that a layer may be computed a second time.
+    """
+
+    def __init__(self, cache: DynamicCache | None, prefix: Tensor) -> None:
         super().__init__()
-        self.layers = cache.layers
+        self._keeps = cache is not None
+        if cache is not None:
+            self.layers = cache.layers
         self._prefix = prefix
 
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = super().update(keys, values, layer, *args, **kwargs)
+        if self._keeps:
+            keys, values = super().update(keys, values, layer, *args, **kwargs)
         before = self._prefix[2 * layer : 2 * layer + 2, None].expand(-1, len(keys), -1, -1, -1)
         return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
 

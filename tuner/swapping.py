@@ -67,16 +67,16 @@ class SwappedTensors:
 
 def last_block_names(model: Any) -> set[str]:
     """Names of the tensors of the final transformer block."""
-    blocks = max(
-        (
-            (name, module)
-            for name, module in getattr(model, model.base_model_prefix).named_children()
-            if isinstance(module, nn.ModuleList)
-        ),
-        key=lambda child: len(child[1]),
-    )
-    prefix = f"{model.base_model_prefix}.{blocks[0]}.{len(blocks[1]) - 1}."
+    name, blocks = find_blocks(model)
+    prefix = f"{model.base_model_prefix}.{name}.{len(blocks) - 1}."
     return {name for name in _places(model) if name.startswith(prefix)}
+
+
+def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
+    """The transformer blocks, and what the decoder calls their list."""
+    children = getattr(model, model.base_model_prefix).named_children()
+    lists = [(name, module) for name, module in children if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda child: len(child[1]))
 
 
 _Place = tuple[nn.Module, str]
