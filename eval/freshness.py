@@ -13,9 +13,11 @@ from eval.changes import Change, questions_of
 from eval.config import EvalConfig, Prices
 from eval.measuring import measure
 from eval.metrics.containment import containment
+from eval.metrics.normalise import normalised_tokens
 from eval.result import Measure, Provenance
 from eval.scoring import metric_scores
 from eval.scratch import Applied
+from eval.statistics import Floats, paired_difference
 from service.answering import Answer
 from service.routes import Route
 from tuner.registry import AdapterVersion
@@ -39,7 +41,7 @@ class Soonness(_Section):
 
 
 class Moment(_Section):
-    """What a route says at one time: shares of answers that hold the old fact and the new one, word for word.
+    """What a route says at one time: shares of answers that hold the old fact and the new one.
 
     `score` is the primary metric against the answer that is right at that time; `seconds` is None before the changes,
     and where no answer is right.
@@ -54,14 +56,15 @@ class Moment(_Section):
 class RouteFreshness(_Section):
     """One route before the changes, once the index has them, and, if asked for, once its adapter has them too.
 
-    `kept` is `after.new` divided by `before.old`, the normal share of right answers (None if that is 0); `unchanged`
-    the share of answers that are the very same after as before.
+    `kept` is `after.new` divided by `before.old`, the normal share of right answers (None if that is 0), `change` the
+    one less the other, paired by question; `unchanged` the share of answers that are the very same after as before.
     """
 
     before: Moment
     after: Moment
     retrained: Moment | None
     kept: float | None
+    change: Measure
     unchanged: float
     state: State
 
@@ -165,6 +168,7 @@ def route_freshness(
             if retrained is not None and name in retrained.answers
             else None,
             kept=kept,
+            change=_change(changes, before.answers[name], after.answers[name], settings),
             unchanged=unchanged,
             state=_state(routes[name], kept, unchanged),
         )
@@ -231,9 +235,14 @@ def change_answers(
 
 
 def says(answer: str, wanted: str, other: str) -> bool:
-    """Whether an answer holds the fact `wanted`, word for word; of "6" and "6 or 7" it holds the longer that it has."""
-    longer = containment(other, [wanted]) and containment(answer, [other])
-    return bool(containment(answer, [wanted])) and not longer
+    """Whether an answer holds the fact `wanted`: all its words that `other` has not, as in "1,860" of "1,860 marks".
+
+    Where `other` has them all ("6" and "6 or 7"), `wanted` must stand there word for word, and `other` must not.
+    """
+    telling = set(normalised_tokens(wanted)) - set(normalised_tokens(other))
+    if telling:
+        return telling <= set(normalised_tokens(answer))
+    return bool(containment(answer, [wanted])) and not containment(answer, [other])
 
 
 def _moment(
@@ -241,16 +250,35 @@ def _moment(
 ) -> Moment:
     answers = asked.answers[name]
     questions = questions_of(changes, after=changed)
-    pairs = list(zip(changes, answers, strict=True))
-    old = [says(answer.answer, c.answer_before, c.answer_after) for c, answer in pairs]
-    new = [says(answer.answer, c.answer_after, c.answer_before) for c, answer in pairs]
+    old, new = _hold_old(changes, answers), _hold_new(changes, answers)
     right = [answer for answer, is_right in zip(answers, new, strict=True) if is_right]
     return Moment(
-        old=measure(np.array(old, dtype=np.float64), questions, settings),
-        new=measure(np.array(new, dtype=np.float64), questions, settings),
+        old=measure(old, questions, settings),
+        new=measure(new, questions, settings),
         score=measure(metric_scores(settings.primary_metric, questions, answers), questions, settings),
         seconds=None if asked.waited is None else _soonness(asked.waited, right),
     )
+
+
+def _change(
+    changes: Sequence[Change], before: Sequence[Answer], after: Sequence[Answer], settings: EvalConfig
+) -> Measure:
+    gained = _hold_new(changes, after) - _hold_old(changes, before)
+    rng = np.random.default_rng(settings.seed)
+    found, _ = paired_difference(gained, [c.document_id for c in changes], settings.resamples, rng)
+    return Measure(mean=found.value, ci=(found.low, found.high))
+
+
+def _hold_old(changes: Sequence[Change], answers: Sequence[Answer]) -> Floats:
+    """1 for every answer with the fact before the change, else 0."""
+    pairs = zip(changes, answers, strict=True)
+    return np.array([says(a.answer, c.answer_before, c.answer_after) for c, a in pairs], dtype=np.float64)
+
+
+def _hold_new(changes: Sequence[Change], answers: Sequence[Answer]) -> Floats:
+    """1 for every answer with the fact after the change, else 0."""
+    pairs = zip(changes, answers, strict=True)
+    return np.array([says(a.answer, c.answer_after, c.answer_before) for c, a in pairs], dtype=np.float64)
 
 
 def _soonness(waited: float, right: Sequence[Answer]) -> Soonness | None:

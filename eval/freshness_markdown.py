@@ -20,6 +20,7 @@ def _table(result: FreshnessResult) -> Iterator[str]:
         "new, after",
         "old, after",
         "new / old before",
+        "new - old before",
         "same words",
         "right in",
     ]
@@ -33,6 +34,7 @@ def _table(result: FreshnessResult) -> Iterator[str]:
             _share(route.after.new),
             _share(route.after.old),
             "-" if route.kept is None else f"{route.kept:.2f}",
+            _change(route.change),
             f"{route.unchanged:.0%}",
             _soon(route.after),
         ]
@@ -46,8 +48,8 @@ def _notes(result: FreshnessResult) -> Iterator[str]:
     sync, currency = result.sync, result.currency
     learned = sum(change.learned for change in result.changes)
     yield (
-        f"{result.n} questions about {sync.documents} changed documents; shares of answers with the fact, word for "
-        f"word, [95 % CI]; fresh: new answers at least {ENOUGH} of the old ones before."
+        f"{result.n} questions about {sync.documents} changed documents; shares of answers that hold the fact [95 % "
+        f"CI]; fresh: new answers at least {ENOUGH} of the old ones before."
     )
     if learned:
         yield (
@@ -84,6 +86,10 @@ def _row(cells: Sequence[str]) -> str:
 
 def _share(share: Measure) -> str:
     return f"{share.mean:.2f} [{share.ci[0]:.2f}, {share.ci[1]:.2f}]"
+
+
+def _change(change: Measure) -> str:
+    return f"{change.mean:+.2f} [{change.ci[0]:+.2f}, {change.ci[1]:+.2f}]"
 
 
 def _soon(moment: Moment) -> str:
