@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from eval.attribution import Outcome
 from eval.result import EvaluationResult, Measure, OracleResult, RouteResult
+from eval.studies import Study
 
 
 def markdown_table(result: EvaluationResult) -> str:
@@ -39,8 +40,8 @@ def main_metrics(result: EvaluationResult) -> list[str]:
     return [name for name in found if name not in ("semantic_similarity", "gold_log_likelihood")]
 
 
-def markdown_report(result: EvaluationResult) -> str:
-    """`report.md`: the verdict, the routes, the contrasts, retrieval and attribution."""
+def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> str:
+    """`report.md`: what `report.html` shows, without its plots and the answers."""
     contrasts = aligned_table(
         [
             "contrast",
@@ -91,6 +92,7 @@ def markdown_report(result: EvaluationResult) -> str:
         "## Costs",
         _costs_table(result),
         *(f"- {pair.sentence}" for pair in result.costs.break_even),
+        *(part for study in studies for part in _study_section(study)),
         measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
@@ -101,7 +103,8 @@ def _majority_line(result: EvaluationResult) -> list[str]:
     if choice is None:
         return []
     return [
-        f"Always saying {choice.majority!r} is right on {choice.majority_share:.3f} of the answerable questions."
+        f"Always saying {_plain(choice.majority)!r} is right on {choice.majority_share:.3f} of the answerable "
+        "questions."
     ]
 
 
@@ -198,6 +201,12 @@ def _forgetting_section(result: EvaluationResult) -> list[str]:
     return ["## Forgetting", "\n".join(lines)] if lines else []
 
 
+def _study_section(study: Study) -> list[str]:
+    tables = [aligned_table(table.header, table.rows) for table in study.tables]
+    said = [_plain(study.sentence)] if study.sentence else []
+    return [f"## {study.title}", *said, *tables, f"From {study.folder}/{study.kind}.json."]
+
+
 def _costs_table(result: EvaluationResult) -> str:
     currency = str(result.costs.prices["currency"])
     return aligned_table(
@@ -240,10 +249,15 @@ def measured_on(result: EvaluationResult) -> str:
 
 
 def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns; cells hold no text from outside but route names."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    """A Markdown table with aligned columns."""
+    cells = [[_plain(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _plain(text: str) -> str:
+    """Text from outside as one cell or phrase: no line breaks, no columns, no HTML of its own."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from eval.answer_rows import TEXT_BYTES, answer_rows, clip, html_bytes, longest_that_fits, passages_json
 from eval.answers import AnswerRecord
-from eval.attribution import Outcome, outcome
+from eval.cost_plots import break_even_plot, volume_plot
 from eval.examples import CLASSES, examples
-from eval.markdown import main_metrics, measure_text, measured_on, segments_note
-from eval.result import ContrastResult, EvaluationResult
+from eval.markdown import main_metrics, measured_on, segments_note
+from eval.plots import Figure, contrasts_plot, forgetting_plot, outcomes_plot, quality_plot, retrieval_plot
+from eval.result import EvaluationResult
+from eval.studies import Study
 from indexer.corpus import Question
+from service.answering import Answer
 from service.routes import Route
-
-_PLOT_WIDTH = 360.0
-_GOOD = (Outcome.READ, Outcome.PARAMETRIC_HIT, Outcome.RIGHT_ABSTENTION)
-
-
-@dataclass(frozen=True, slots=True)
-class _ForestRow:
-    """One contrast of the forest plot, with its positions in pixels."""
-
-    contrast: ContrastResult
-    low: float
-    point: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Forest:
-    """The forest plot: rows, and where nought and the margins lie, in pixels."""
-
-    rows: list[_ForestRow]
-    width: float
-    zero: float
-    margin_low: float
-    margin_high: float
-    limit: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Bar:
-    """One piece of a route's attribution bar, in per cent of its questions."""
-
-    outcome: str
-    count: int
-    start: float
-    share: float
-    good: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One route's answer to one question."""
-
-    text: str
-    outcome: str
-    good: bool
 
 
 def html_report(
@@ -66,8 +28,17 @@ def html_report(
     questions: Sequence[Question],
     routes: Mapping[str, Route],
     records: Mapping[str, Sequence[AnswerRecord]],
+    studies: Sequence[Study] = (),
 ) -> str:
-    """`report.html`: needs nothing from the network; every text from outside is escaped."""
+    """`report.html`: needs nothing from the network; every text from outside is escaped.
+
+    Style and script stand in the page, and its policy allows exactly these.
+    """
+    style, script = _template("report.css"), _template("report.js")
+    metric = str(result.provenance.settings["primary_metric"])
+    answers = {name: [record.answer for record in given] for name, given in records.items()}
+    rows = answer_rows(questions, routes, records, metric)
+    length = longest_that_fits(_texts(questions, answers), TEXT_BYTES, html_bytes)
     environment = Environment(
         loader=PackageLoader("eval"),
         autoescape=True,
@@ -75,19 +46,25 @@ def html_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["measure"] = measure_text
-    answers = {name: [record.answer for record in given] for name, given in records.items()}
+    environment.filters["clip"] = lambda text: text if length is None else clip(text, length)
     return environment.get_template("report.html.j2").render(
         result=result,
+        policy=(
+            f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        style=Markup(style),  # noqa: S704 - files of ours
+        script=Markup(script),  # noqa: S704
+        metric=metric,
         metrics=main_metrics(result),
-        forest=_forest(result) if result.contrasts else None,
-        bars={name: _bars(route.outcomes) for name, route in result.attribution.items()},
-        rows=[
-            (question, [_cell(question, routes[name], given[index]) for name, given in records.items()])
-            for index, question in enumerate(questions)
-        ],
+        figures=_figures(result, routes),
+        rows=rows,
+        synthetic=sum(row.synthetic for row in rows),
+        cut=length,
+        passages=passages_json(questions, records),
         measured_on=measured_on(result),
         segments_note=segments_note(result),
+        studies=studies,
         examples=[
             (kind.replace("_", " "), CLASSES[kind], some)
             for kind, some in examples(questions, routes, answers).items()
@@ -95,30 +72,29 @@ def html_report(
     )
 
 
-def _forest(result: EvaluationResult) -> _Forest:
-    margin = float(result.provenance.settings["margin"])
-    ends = [abs(end) for contrast in result.contrasts for end in contrast.ci]
-    limit = 1.05 * max(*ends, 2 * margin)
-
-    def position(difference: float) -> float:
-        return round((difference + limit) / (2 * limit) * _PLOT_WIDTH, 1)
-
-    rows = [
-        _ForestRow(c, position(c.ci[0]), position(c.difference), position(c.ci[1])) for c in result.contrasts
-    ]
-    return _Forest(rows, _PLOT_WIDTH, position(0), position(-margin), position(margin), limit)
-
-
-def _bars(outcomes: Mapping[str, int]) -> list[_Bar]:
-    total = sum(outcomes.values())
-    bars, start = [], 0.0
-    for kind in sorted((Outcome(name) for name in outcomes), key=lambda kind: kind not in _GOOD):
-        share = 100 * outcomes[kind.value] / total
-        bars.append(_Bar(kind.value.replace("_", " "), outcomes[kind.value], start, share, kind in _GOOD))
-        start += share
-    return bars
+def _figures(result: EvaluationResult, routes: Mapping[str, Route]) -> dict[str, Figure]:
+    """The plots that there is something to draw for, by name."""
+    drawn = (
+        contrasts_plot(result),
+        quality_plot(result),
+        outcomes_plot(result.attribution),
+        retrieval_plot(result.retrieval),
+        volume_plot(result.costs, {name: route.retrieve for name, route in routes.items()}),
+        break_even_plot(result.costs),
+        forgetting_plot(result),
+    )
+    return {figure.name: figure for figure in drawn if figure is not None}
 
 
-def _cell(question: Question, route: Route, record: AnswerRecord) -> _Cell:
-    kind = outcome(question, route, record.answer)
-    return _Cell(record.answer.answer, kind.value.replace("_", " "), kind in _GOOD)
+def _texts(questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]) -> list[str]:
+    asked = [text for question in questions for text in (question.text, *question.answers)]
+    return [*asked, *(answer.answer for given in answers.values() for answer in given)]
+
+
+def _template(name: str) -> str:
+    return (files("eval") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """A style or script as a content security policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"

@@ -17,6 +17,7 @@ from eval.report import html_report
 from eval.result import EvaluationResult, ForgettingResult
 from eval.scoring import Additional, score
 from eval.statistics import Floats
+from eval.studies import latest_studies
 from indexer.corpus import Question
 from indexer.encoding import Encoder
 from indexer.files import hash_text, write_atomically
@@ -128,8 +129,9 @@ def evaluate(
             extras.repeats.temperature if extras.repeats else 0.0,
         ),
     )
-    write_atomically(folder / "report.md", markdown_report(result))
-    write_atomically(folder / "report.html", html_report(result, questions, routes, records))
+    studies = latest_studies(folder.parent, result)
+    write_atomically(folder / "report.md", markdown_report(result, studies))
+    write_atomically(folder / "report.html", html_report(result, questions, routes, records, studies))
     # Last, because it is what says that the run is complete.
     write_atomically(folder / "result.json", result.model_dump_json(indent=2) + "\n")
     return Evaluation(result, folder)

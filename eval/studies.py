@@ -1,0 +1,169 @@
+"""Studies beside an evaluation (freshness, robustness, router, dose), as plain tables for its report.
+
+A study is a JSON file in a folder of its own below the workspace's evaluations. What is in it is shown as it stands:
+a table for every mapping of mappings (routes, say), one for the single figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.result import EvaluationResult
+
+KINDS: Mapping[str, str] = {
+    "freshness": "Freshness: after documents changed",
+    "robustness": "Robustness: other wordings, other passages",
+    "router": "Routing: a route for each question",
+    "dose": "Dose and response",
+}
+"""File names (without `.json`) with the headings of their sections, in the report's order."""
+_MOST_ROWS = 60
+_MOST_COLUMNS = 12
+_SENTENCE = "sentence"
+_SKIPPED = ("schema", "provenance", _SENTENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTable:
+    """One table; the first column names the rows."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study's tables, and the folder that it was read from."""
+
+    kind: str
+    title: str
+    folder: str
+    sentence: str
+    """What it says in words, if it does."""
+    tables: list[StudyTable]
+
+
+def latest_studies(evaluations: Path, result: EvaluationResult) -> list[Study]:
+    """Of each kind the latest below `evaluations` that was made of the same documents, model and adapters."""
+    found = (_latest(evaluations, kind, result) for kind in KINDS)
+    return [study for study in found if study is not None]
+
+
+def _latest(evaluations: Path, kind: str, result: EvaluationResult) -> Study | None:
+    files = sorted(evaluations.glob(f"*/{kind}.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        content = _read(path)
+        if content is not None and _fits(content.get("provenance"), result):
+            sentence = content.get(_SENTENCE)
+            return Study(
+                kind,
+                KINDS[kind],
+                path.parent.name,
+                sentence if isinstance(sentence, str) else "",
+                [*_tables(content)],
+            )
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """What is in a file, or None if that is no JSON object: then it is not one of ours."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _fits(theirs: Any, result: EvaluationResult) -> bool:
+    """Whether a study says that it was made of what the evaluation was, for a route that both have."""
+    ours = result.provenance
+    if not isinstance(theirs, dict):
+        return False
+    if (theirs.get("corpus"), theirs.get("base_model_hash")) != (ours.corpus, ours.base_model_hash):
+        return False
+    routes, adapters = theirs.get("routes"), theirs.get("adapters")
+    if not isinstance(routes, dict) or not isinstance(adapters, dict):
+        return False
+    return any(name in routes and adapters.get(name) == ours.adapters.get(name) for name in result.routes)
+
+
+def _tables(content: Mapping[str, Any]) -> Iterator[StudyTable]:
+    single = {
+        name: value for name, value in content.items() if name not in _SKIPPED and not _is_nested(value)
+    }
+    if single:
+        yield StudyTable(["", ""], [[_words(name), _text(value)] for name, value in single.items()])
+    for name, value in content.items():
+        if name in _SKIPPED or not _is_nested(value):
+            continue
+        table = _by_column(name, value) if isinstance(value, dict) else _by_row(value)
+        if table is not None:
+            yield table
+
+
+def _by_column(name: str, value: Mapping[str, Any]) -> StudyTable | None:
+    """Mappings side by side, a row for each thing that any of them says; a plain mapping is one column."""
+    if not all(isinstance(item, dict) and not _is_measure(item) for item in value.values()):
+        return StudyTable([_words(name), ""], [[key, text] for key, text in _flat(value).items()])
+    columns = {key: _flat(item) for key, item in value.items()}
+    facts = list(dict.fromkeys(fact for column in columns.values() for fact in column))
+    if not facts or len(columns) > _MOST_COLUMNS or len(facts) > _MOST_ROWS:
+        return None
+    rows = [[fact, *(column.get(fact, "-") for column in columns.values())] for fact in facts]
+    return StudyTable([_words(name), *columns], rows)
+
+
+def _by_row(value: Sequence[Any]) -> StudyTable | None:
+    """A list of mappings as rows; None if it is long or wide, as lists of single answers are."""
+    if not value or len(value) > _MOST_ROWS or not all(isinstance(item, dict) for item in value):
+        return None
+    rows = [_flat(item) for item in value]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    if len(header) > _MOST_COLUMNS:
+        return None
+    return StudyTable(header, [[row.get(key, "-") for key in header] for row in rows])
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        name = f"{before} {_words(key)}".strip()
+        if isinstance(item, dict) and not _is_measure(item):
+            flat |= _flat(item, name)
+        else:
+            flat[name] = _text(item)
+    return flat
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, dict):
+        return not _is_measure(value)
+    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+
+
+def _is_measure(value: Mapping[str, Any]) -> bool:
+    return value.keys() == {"mean", "ci"}
+
+
+def _text(value: Any) -> str:
+    match value:
+        case {"mean": float() as mean, "ci": [float() as low, float() as high]}:
+            return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case list():
+            return ", ".join(_text(item) for item in value)
+        case _:
+            return str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
