@@ -46,8 +46,10 @@ def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: serve.port).")
 def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     """Answer over HTTP: openbook's own endpoints, an OpenAI-compatible one, and a page."""
+    from eval.sequential import analyse
     from service.app import create_app
     from service.commands import serve as serve_forever
+    from service.experiments import Experiments
     from service.guard import require_keys
     from service.model_thread import ModelThread
     from service.workbench import open_workbench
@@ -63,7 +65,9 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     answerer = open_routes(workspace, settings, available_routes(workspace, settings))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
     bench = open_workbench(workspace, settings.index)
-    serve_forever(create_app(answerer, thread, config, bench, open_router(workspace, answerer)), config)
+    experiments = Experiments(workspace.data / "experiments.sqlite", analyse)
+    router = open_router(workspace, answerer)
+    serve_forever(create_app(answerer, thread, config, bench, router, experiments=experiments), config)
 
 
 @click.group()

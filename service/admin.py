@@ -32,6 +32,7 @@ from service.feedback import as_line
 from service.generation import LocalGenerator
 from service.jobs import JobKind
 from service.live import LiveAnswerer
+from service.openai_replies import CHAT_ID, COMPLETION_ID
 from service.workbench import REPORT, RESULT, Workbench, evaluation_file, read_evaluations
 from tuner.loading import ResidentAdapters
 from tuner.registry import AdapterVersion, Registry, check_adapter
@@ -175,15 +176,22 @@ def feedback_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
     async def give(body: RatingRequest | PreferenceRequest) -> FeedbackResponse | JSONResponse:
         """Say what an answer is worth, or which of two is better; answers are named by their `id`."""
         ids = [body.answer] if isinstance(body, RatingRequest) else [body.preferred, body.rejected]
+        ids = [answer_id.removeprefix(CHAT_ID).removeprefix(COMPLETION_ID) for answer_id in ids]
         answers = [live.recent.get(answer_id) for answer_id in ids]
         known = [answer for answer in answers if answer is not None]
+        good = body.rating == "good" if isinstance(body, RatingRequest) else True
         if len(known) < len(ids):
+            # An experiment knows its answers after their texts are forgotten.
+            if isinstance(body, RatingRequest) and await run_in_threadpool(_judge, live, ids, good):
+                return FeedbackResponse(id=ids[0])
             return error_response(
                 404,
                 "that answer is not among the latest ones; ask again, then say what you think",
                 "answer_not_found",
             )
-        return FeedbackResponse(id=await run_in_threadpool(_keep, bench, body, known))
+        feedback_id = await run_in_threadpool(_keep, bench, body, known)
+        await run_in_threadpool(_judge, live, ids, good)
+        return FeedbackResponse(id=feedback_id)
 
     @router.get(
         "/feedback/export",
@@ -206,6 +214,19 @@ def _keep(bench: Workbench, body: RatingRequest | PreferenceRequest, answers: li
     if isinstance(body, RatingRequest):
         return bench.feedback.rate(answers[0], 1 if body.rating == "good" else -1)
     return bench.feedback.prefer(*answers)
+
+
+def _judge(live: LiveAnswerer, ids: list[str], good: bool) -> bool:
+    """Tell the experiment that gave these answers: one is good or bad, or the first of two is the better one."""
+    experiments = live.experiments
+    if experiments is None:
+        return False
+    told = experiments.prefer(*ids) if len(ids) > 1 else [experiments.record(ids[0], good)]
+    for outcome in told:
+        if outcome is not None:
+            said = "good" if outcome.good else "bad"
+            live.metrics.experiment_outcomes.labels(outcome.experiment, outcome.arm, said).inc()
+    return any(experiments.knows(answer_id) for answer_id in ids)
 
 
 def _loaded(live: LiveAnswerer) -> tuple[str, ...]:

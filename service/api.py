@@ -38,7 +38,10 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
         """Answer a question by one route, or by the one that `auto` takes."""
 
         async def ask() -> Underway:
-            return await live.ask(body.question, body.route, body.where)
+            name, exposure = await live.assign(body.route, body.user, request)
+            underway = await live.ask(body.question, name, body.where)
+            underway.exposure = exposure
+            return underway
 
         async def answered() -> Answer:
             return (await (await ask()).told())[0].answer

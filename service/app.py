@@ -21,6 +21,8 @@ from service.api import answer_router, health_router
 from service.config import ServeConfig
 from service.documents_api import documents_router
 from service.errors import ErrorBody, add_error_handlers
+from service.experiments import Experiments
+from service.experiments_api import experiments_router
 from service.generation import LocalGenerator
 from service.guard import Guard, require_keys
 from service.live import LiveAnswerer
@@ -47,6 +49,7 @@ def create_app(
     config: ServeConfig,
     bench: Workbench | None = None,
     router: Router | None = None,
+    experiments: Experiments | None = None,
 ) -> FastAPI:
     """The service over `answerer`, whose generator `model_thread` owns; closes the thread and `bench` at shutdown.
 
@@ -55,6 +58,7 @@ def create_app(
     """
     keys = require_keys(config)
     live = LiveAnswerer(answerer, model_thread, config.timeout_seconds, router)
+    live.experiments = experiments
     if isinstance(answerer.generator, LocalGenerator):
         live.metrics.watch_prefixes(answerer.generator.prefixes)
 
@@ -67,6 +71,8 @@ def create_app(
         watching.cancel()
         if bench is not None:
             await run_in_threadpool(bench.close)
+        if experiments is not None:
+            await run_in_threadpool(experiments.close)
         await run_in_threadpool(model_thread.close, config.timeout_seconds)
 
     app = FastAPI(
@@ -98,6 +104,7 @@ def create_app(
             adapters_router(live, bench),
             jobs_router(bench),
             feedback_router(live, bench),
+            *([experiments_router(live, experiments, bench.feedback)] if experiments else []),
         ):
             app.include_router(endpoints, dependencies=shown_as_protected)
     app.include_router(answer_router(live), dependencies=shown_as_protected)

@@ -20,6 +20,7 @@ from indexer.documents import DocumentOfFolder, DocumentUnknown
 from indexer.locking import IndexBusy
 from service.answering import PromptTooLong, UnknownRoute
 from service.completions_client import RemoteError, RemoteUnavailable
+from service.experiments import ExperimentConflict, UnknownExperiment
 from service.feedback import FeedbackError
 from service.jobs import JobsElsewhere, UnknownJob
 from service.live import AnswerTimeout, ClientLeft
@@ -86,6 +87,8 @@ FAILURES: Mapping[type[Exception], Failure] = {
     UnknownJob: Failure(404, "job_not_found"),
     JobsElsewhere: Failure(409, "jobs_elsewhere"),
     UnknownEvaluation: Failure(404, "evaluation_not_found"),
+    UnknownExperiment: Failure(404, "experiment_not_found"),
+    ExperimentConflict: Failure(409, "experiment_conflict"),
     FeedbackError: Failure(400, "invalid_feedback"),
     PromptTooLong: Failure(400, "context_length_exceeded"),
     PromptError: Failure(400, "invalid_prompt"),

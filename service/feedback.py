@@ -53,6 +53,17 @@ class PreferencePair:
     rejected: list[dict[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class RejectedAnswer:
+    """An answer that somebody called bad, with the documents that it was shown."""
+
+    id: str
+    question: str
+    route: str
+    answer: str
+    document_ids: tuple[str, ...]
+
+
 class Feedback:
     """Ratings and preferences; several threads may share it."""
 
@@ -109,6 +120,22 @@ class Feedback:
                 [{"role": "assistant", "content": chosen}],
                 [{"role": "assistant", "content": rejected}],
             )
+
+    def failures(self) -> list[RejectedAnswer]:
+        """Every answer that is called bad, in the order in which that was said."""
+        with self._lock:
+            rows = self._connection.execute(
+                """
+                SELECT id, question, route, answer, passages FROM ratings JOIN answers ON id = answer_id
+                WHERE rating < 0 ORDER BY created
+                """
+            ).fetchall()
+        return [
+            RejectedAnswer(
+                answer_id, question, route, answer, tuple(dict.fromkeys(p[0] for p in json.loads(passages)))
+            )
+            for answer_id, question, route, answer, passages in rows
+        ]
 
     def forget_document(self, document_id: str) -> None:
         """Drop every answer that was shown a passage of the document, with what was said of it."""

@@ -35,7 +35,7 @@ ASK_PATHS = frozenset(
     )
 )
 """What a reader may POST to; all else that changes something takes an admin."""
-PRIVATE_PATH = "/v1/feedback/export"
+PRIVATE_PATHS = re.compile(r"/v1/feedback/export|/v1/experiments/[^/]+/failures")
 """What others asked is not for every reader."""
 DOCUMENTS_PREFIX = "/v1/documents/"
 SECURITY_HEADERS = {
@@ -170,7 +170,9 @@ class Guard:
 
 
 def _only_reads(method: str, path: str) -> bool:
-    return (method in ("GET", "HEAD") and path != PRIVATE_PATH) or (method == "POST" and path in ASK_PATHS)
+    return (method in ("GET", "HEAD") and not PRIVATE_PATHS.fullmatch(path)) or (
+        method == "POST" and path in ASK_PATHS
+    )
 
 
 def _bearer(header: str) -> str:

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from indexer.metadata import Where
 from service.answering import Answer, Answerer, Prepared, Timings
+from service.experiments import PREFIX, Experiments, Exposure
 from service.generation import GenerationRequest
 from service.model_thread import Generated, ModelThread
 from service.router import PROBE, Router, confidence_facts
@@ -89,11 +90,30 @@ class LiveAnswerer:
         self.recent = RecentAnswers()
         self._timeout_seconds = timeout_seconds
         self._preparing = 0
+        self.experiments: Experiments | None = None
+        """With them, `experiment:NAME` stands for the route that a user is assigned to."""
 
     async def answer(self, question: str, route: Route) -> Answer:
         """Answer one question; cancelling this cancels the generation. Raises AnswerTimeout, Overloaded."""
         underway = await self.begin([question], route)
         return (await underway.told())[0].answer
+
+    async def assign(self, name: str, user: str | None, request: Request) -> tuple[str, Exposure | None]:
+        """The route that is asked for, and as part of what experiment; any other name than one of those stays.
+
+        Raises UnknownExperiment, and UnknownRoute if the route is not there any more.
+        """
+        if self.experiments is None or not name.startswith(PREFIX):
+            return name, None
+        experiment = await run_in_threadpool(self.experiments.get, name.removeprefix(PREFIX))
+        if experiment.successor is not None:
+            return experiment.successor, None
+        for arm in experiment.shares:
+            self.require_route(arm)  # or only some of the users would be answered
+        key = getattr(request.state, "key_name", None)
+        exposure = await run_in_threadpool(self.experiments.expose, experiment, user, key)
+        self.metrics.experiment_requests.labels(experiment.name, exposure.arm).inc()
+        return exposure.arm, exposure
 
     async def ask(self, question: str, name: str, where: Where | None) -> Underway:
         """Queue an answer by the route that `route_for` finds. Raises what that and `begin` do."""
@@ -114,7 +134,9 @@ class LiveAnswerer:
         return self.router.choose(facts).restricted(where)
 
     def require_route(self, name: str) -> None:
-        """Raise UnknownRoute unless `route_for` knows the name."""
+        """Raise UnknownRoute unless `route_for` knows the name, or `assign` says which experiment it does not know."""
+        if self.experiments is not None and name.startswith(PREFIX):
+            return
         if self.router is None or name != AUTO:
             self.answerer.route(name)
 
@@ -202,6 +224,8 @@ class Underway:
         self._live = live
         self._started = started
         self._timeout_seconds = timeout_seconds
+        self.exposure: Exposure | None = None
+        """What the answers are part of, if they are part of an experiment."""
         self._pieces: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -216,6 +240,11 @@ class Underway:
     def route_name(self) -> str:
         """The route that answers."""
         return self.prepared[0].route.name
+
+    @property
+    def exposure_id(self) -> str | None:
+        """What feedback on answers of an experiment names."""
+        return self.exposure.id if self.exposure else None
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Which answer goes on, and with what text; ends with the answers or their failure, which `told` raises."""
@@ -238,11 +267,14 @@ class Underway:
                 self.cancel()
         total_ms = (time.monotonic() - self._started) * 1000
         told = []
-        for prepared, decoded in zip(self.prepared, generated.decoded, strict=True):
+        for place, (prepared, decoded) in enumerate(zip(self.prepared, generated.decoded, strict=True)):
             timings = Timings(generated.queue_ms, prepared.retrieve_ms, generated.generate_ms, total_ms)
-            told.append(Told(self._live.answerer.finish(prepared, decoded, timings), decoded))
-            self._live.metrics.answered(told[-1].answer)
-            self._live.recent.add(told[-1].answer)
+            answer = self._live.answerer.finish(prepared, decoded, timings)
+            if self.exposure is not None:  # two users may get the same words, and only one like them
+                answer = replace(answer, id=self.exposure.answer_id(place))
+            told.append(Told(answer, decoded))
+            self._live.metrics.answered(answer)
+            self._live.recent.add(answer)
         return told
 
     def cancel(self) -> None:

@@ -43,6 +43,18 @@ class Metrics:
             ["route", "error"],
             registry=registry,
         )
+        self.experiment_requests = Counter(
+            "openbook:experiment_requests",
+            "Requests that an experiment assigned, by arm.",
+            ["experiment", "route"],
+            registry=registry,
+        )
+        self.experiment_outcomes = Counter(
+            "openbook:experiment_outcomes",
+            "Feedback on answers of a running experiment, by arm.",
+            ["experiment", "route", "outcome"],
+            registry=registry,
+        )
         self.prompt_tokens = Counter(
             "openbook:prompt_tokens", "Prompt tokens of answers, by route.", ["route"], registry=registry
         )

@@ -15,7 +15,7 @@ from indexer.encoding import Encoder
 from service.answering import PromptTooLong, UnknownRoute
 from service.conversation import whole_question
 from service.errors import UnsupportedParameter
-from service.live import LiveAnswerer, Told, Underway, unless_client_leaves
+from service.live import LiveAnswerer, Underway, unless_client_leaves
 from service.openai_replies import ChatReply, CompletionReply
 from service.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest
 from service.openai_responses import (
@@ -43,18 +43,20 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
 
     async def begin(
         body: SamplingRequest,
+        request: Request,
         questions: Sequence[str],
         asked: int | None,
         logprobs: int | None,
         token_prompts: Sequence[Sequence[int]] = (),
     ) -> Underway:
         started = time.monotonic()
-        route = await chosen(body, questions)
         choices, prompts = body.n or 1, len(questions) + len(token_prompts)
         if prompts * choices > MAX_ANSWERS:
             raise UnsupportedParameter(
                 "n", f"{prompts} x {choices} answers are more than {MAX_ANSWERS} a request"
             )
+        name, exposure = await live.assign(body.model, body.user, request)
+        route = await chosen(name, body, questions)
         sampling = Sampling(
             max_new_tokens=asked or route.max_new_tokens,
             temperature=body.temperature or 0.0,
@@ -64,17 +66,20 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
             logprobs=logprobs,
         )
         if token_prompts:
-            return await live.continue_tokens(token_prompts, route, sampling, choices)
-        return await live.begin(questions, route, sampling, choices, started)
+            underway = await live.continue_tokens(token_prompts, route, sampling, choices)
+        else:
+            underway = await live.begin(questions, route, sampling, choices, started)
+        underway.exposure = exposure
+        return underway
 
-    async def chosen(body: SamplingRequest, questions: Sequence[str]) -> Route:
+    async def chosen(name: str, body: SamplingRequest, questions: Sequence[str]) -> Route:
         if len(questions) == 1:
-            return await live.route_for(body.model, questions[0], body.where)
-        if live.router is not None and body.model == AUTO:
+            return await live.route_for(name, questions[0], body.where)
+        if live.router is not None and name == AUTO:
             raise UnsupportedParameter(
                 "prompt", f"{AUTO} takes a route for one question; send one a request, or name a route"
             )
-        return live.answerer.route(body.model).restricted(body.where)
+        return live.answerer.route(name).restricted(body.where)
 
     @router.post("/chat/completions", response_model=ChatResponse, responses=EVENT_STREAM)
     async def chat_completions(body: ChatRequest, request: Request) -> ChatResponse | Response:
@@ -89,18 +94,20 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
             raise UnsupportedParameter("top_logprobs", "top_logprobs needs logprobs=true")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
 
-        def reply(route: str) -> ChatReply:
-            return ChatReply(route, live.answerer.base.tokenizer, body.n or 1)
+        def reply(underway: Underway) -> ChatReply:
+            return ChatReply(
+                underway.route_name, live.answerer.base.tokenizer, body.n or 1, underway.exposure_id
+            )
 
         if body.stream:
-            underway = await begin(body, [question], asked, logprobs)
-            return event_stream(reply(underway.route_name).chunks(underway, body.wants_usage()))
+            underway = await begin(body, request, [question], asked, logprobs)
+            return event_stream(reply(underway).chunks(underway, body.wants_usage()))
 
-        async def answers() -> list[Told]:
-            return await (await begin(body, [question], asked, logprobs)).told()
+        async def answered() -> ChatResponse:
+            underway = await begin(body, request, [question], asked, logprobs)
+            return reply(underway).whole(await underway.told())
 
-        told = await unless_client_leaves(request, answers())
-        return reply(told[0].answer.route).whole(told)
+        return await unless_client_leaves(request, answered())
 
     @router.post("/completions", response_model=CompletionResponse, responses=EVENT_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse | Response:
@@ -112,18 +119,19 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
             raise UnsupportedParameter("prompt", "a prompt is empty")
         named = bool(body.return_tokens_as_token_ids)
 
-        def reply(route: str) -> CompletionReply:
-            return CompletionReply(route, live.answerer.base.tokenizer, body.n or 1, named)
+        def reply(underway: Underway) -> CompletionReply:
+            tokenizer, choices = live.answerer.base.tokenizer, body.n or 1
+            return CompletionReply(underway.route_name, tokenizer, choices, named, underway.exposure_id)
 
         if body.stream:
-            underway = await begin(body, questions, asked, body.logprobs, tokens)
-            return event_stream(reply(underway.route_name).chunks(underway, body.wants_usage()))
+            underway = await begin(body, request, questions, asked, body.logprobs, tokens)
+            return event_stream(reply(underway).chunks(underway, body.wants_usage()))
 
-        async def answers() -> list[Told]:
-            return await (await begin(body, questions, asked, body.logprobs, tokens)).told()
+        async def answered() -> CompletionResponse:
+            underway = await begin(body, request, questions, asked, body.logprobs, tokens)
+            return reply(underway).whole(await underway.told())
 
-        told = await unless_client_leaves(request, answers())
-        return reply(told[0].answer.route).whole(told)
+        return await unless_client_leaves(request, answered())
 
     @router.post("/embeddings")
     async def embeddings(body: EmbeddingRequest) -> EmbeddingResponse:

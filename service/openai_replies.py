@@ -29,16 +29,19 @@ from service.openai_responses import (
 )
 from tuner.decoding import Decoded
 
+CHAT_ID, COMPLETION_ID = "chatcmpl-", "cmpl-"
+"""What ids of replies begin with."""
+
 
 class ChatReply:
     """One reply to a chat completion request."""
 
-    def __init__(self, model: str, tokenizer: Any, choices: int) -> None:
-        """`choices` is how many answers each prompt gets."""
+    def __init__(self, model: str, tokenizer: Any, choices: int, reply_id: str | None = None) -> None:
+        """`choices` is how many answers each prompt gets; `reply_id` is what feedback names, in an experiment."""
         self._model = model
         self._choices = choices
         self._tokenizer = tokenizer
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._id = CHAT_ID + (reply_id or uuid.uuid4().hex)
         self._created = int(time.time())
 
     def whole(self, told: Sequence[Told]) -> ChatResponse:
@@ -106,13 +109,20 @@ class ChatReply:
 class CompletionReply:
     """One reply to a plain completion request."""
 
-    def __init__(self, model: str, tokenizer: Any, choices: int, as_token_ids: bool = False) -> None:
-        """`choices` is how many answers each prompt gets; `as_token_ids` names tokens by their numbers."""
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Any,
+        choices: int,
+        as_token_ids: bool = False,
+        reply_id: str | None = None,
+    ) -> None:
+        """`choices` and `reply_id` as for `ChatReply`; `as_token_ids` names tokens by their numbers."""
         self._model = model
         self._choices = choices
         self._tokenizer = tokenizer
         self._as_token_ids = as_token_ids
-        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._id = COMPLETION_ID + (reply_id or uuid.uuid4().hex)
         self._created = int(time.time())
 
     def whole(self, told: Sequence[Told]) -> CompletionResponse:

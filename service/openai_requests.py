@@ -1,7 +1,7 @@
 """OpenAI's requests, as far as routes can serve them.
 
 Optional parameters may be null, as OpenAI's clients send them. Settings that would change the answer and are not
-offered are refused by name; all others (`user`, `metadata`, ...) are ignored.
+offered are refused by name; all others (`metadata`, `store`, ...) are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ class StreamOptions(BaseModel):
 class SamplingRequest(BaseModel):
     """What chat and plain completions have in common."""
 
-    model: str = Field(description="The name of a route, or `auto` if a router is trained.")
+    model: str = Field(
+        description="The name of a route, `auto` if a router is trained, or `experiment:NAME` for an experiment."
+    )
+    user: str | None = None
+    """Whom the answer is for: in an experiment the same user always gets the same route."""
     temperature: float | None = Field(default=None, ge=0.0, le=2.0, allow_inf_nan=False)
     """Unlike OpenAI's, 0 if left out: the same question gets the same answer."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0, allow_inf_nan=False)

@@ -11,6 +11,7 @@ from service.errors import ErrorDetail
 from service.filters import Filter
 
 QuestionText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+UserName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class AnswerRequest(BaseModel):
@@ -23,6 +24,9 @@ class AnswerRequest(BaseModel):
 
     question: QuestionText
     route: str
+    """Or `experiment:NAME`, which stands for one of the experiment's routes, always the same for a user."""
+    user: UserName | None = None
+    """Whom the answer is for, in an experiment: any name or number that stays the same."""
     where: Filter | None = None
     stream: bool | None = None
 

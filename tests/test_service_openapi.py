@@ -9,8 +9,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eval.sequential import analyse
 from service.app import create_app
 from service.config import ServeConfig
+from service.experiments import Experiments
 from service.model_thread import ModelThread
 from tests.fakes_service import ScriptedGenerator
 from tests.fakes_workbench import answerer_of, make_workbench
@@ -41,6 +43,11 @@ OPERATIONS = (
     "GET /v1/evaluations/{name}/report",
     "POST /v1/feedback",
     "GET /v1/feedback/export",
+    "POST /v1/experiments",
+    "GET /v1/experiments",
+    "GET /v1/experiments/{name}",
+    "POST /v1/experiments/{name}/stop",
+    "GET /v1/experiments/{name}/failures",
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/embeddings",
@@ -61,10 +68,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchem
     thread = ModelThread(generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENBOOK_API_KEY", "sesame")
-        app = create_app(answerer_of(bench, generator, tiny_base(), {}), thread, ServeConfig(), bench)
+        experiments = Experiments(root / "experiments.sqlite", analyse)
+        answerer = answerer_of(bench, generator, tiny_base(), {})
+        app = create_app(answerer, thread, ServeConfig(), bench, experiments=experiments)
     yield schemathesis.openapi.from_asgi("/openapi.json", kept_running(app), headers=KEY)
     thread.close()
     bench.close()
+    experiments.close()
 
 
 def kept_running(app: ASGIApp) -> ASGIApp:
