@@ -39,7 +39,11 @@ from tuner.registry import AdapterVersion, Registry, check_adapter
 from tuner.trained_on import staleness
 
 T = TypeVar("T")
-REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "sandbox allow-scripts allow-downloads"
+)
+"""Reports narrow this down to their own style and script; the sandbox keeps them away from the service's origin."""
 """A report shows answers and passages: nothing in it may run."""
 
 AdapterName = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9-]{0,63}$")]
