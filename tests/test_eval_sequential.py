@@ -88,7 +88,7 @@ def test_advice_is_to_stop_once_an_arm_is_better() -> None:
 
 
 def test_advice_is_to_stop_once_the_difference_is_below_the_margin() -> None:
-    findings = analyse(HALVES, outcomes(5, 2000, rag=0.8, hybrid=0.8), 0.15, 0.05)
+    findings = analyse(HALVES, outcomes(7, 2000, rag=0.8, hybrid=0.8), 0.15, 0.05)
     assert (findings.advice, findings.arms) == ("no_difference", ("rag", "hybrid"))
 
 
