@@ -41,6 +41,7 @@ class Lora:
         )
         # In the model's own number format: the optimiser holds a float32 copy.
         self.peft = get_peft_model(model, config, adapter_name=ADAPTER, autocast_adapter_dtype=False)
+        self.peft.eval()  # new layers are in training mode, and would drop out while they are scored
         if settings.loftq:
             self._make_good_for_rounding(model)
 

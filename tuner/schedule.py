@@ -23,7 +23,8 @@ class LearningRates:
         self._warm = max(1, round(steps * settings.warmup))
         least = {"min_lr_rate": _LEAST} if settings.schedule is Schedule.COSINE else None
         name = _OF_TRANSFORMERS[settings.schedule]
-        self._factor = get_scheduler(name, optimizer, self._warm, steps, least).lr_lambdas[0]
+        end = max(steps, self._warm + 1)
+        self._factor = get_scheduler(name, optimizer, self._warm, end, least).lr_lambdas[0]
 
     def __call__(self, step: int) -> float:
         """Of step `step`, counted from 0; never nothing, where transformers' warm-up starts with a lost step."""

@@ -65,6 +65,6 @@ def _module(tracker: Tracker) -> Any:
         return import_module(tracker)
     except ImportError as error:
         raise TrackerError(
-            f"tune.track = \"{tracker}\" needs a package that is not here; run `pip install 'openbook[{tracker}]'`, or "
+            f'tune.track = "{tracker}" needs a package that is not here; run `pip install {tracker}`, or '
             'set it to "none"'
         ) from error

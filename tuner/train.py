@@ -27,7 +27,7 @@ from tuner.examples import Row
 from tuner.fast_lora import fast_lora
 from tuner.interrupt import interrupt_between_steps
 from tuner.lora import ADAPTER, dropping_out
-from tuner.loss import batch_loss
+from tuner.loss import batch_loss, has_plain_head
 from tuner.machine import keep_freed_memory, return_freed_memory, return_holes
 from tuner.methods import Attachment, attach
 from tuner.parallel import ALONE, Group
@@ -121,6 +121,7 @@ class _Run:
             betas=(0.9, 0.99),
             fused=True,
         )
+        has_plain_head(base.model)  # remembered: asked within a step, it would draw from that step's dropout
         self.learning_rate = LearningRates(self.optimizer, len(plan.batches), settings)
         shaping = settings.model_dump(mode="json", exclude={"general", "track"})
         self.identity = hash_json([plan.identity, shaping, base.hash, str(base.dtype)])
