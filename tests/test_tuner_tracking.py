@@ -87,7 +87,7 @@ def test_a_tracker_is_left_in_order_when_training_fails(tmp_path, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_named_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(TrackerError, match="wandb.*pip install wandb"):
+    with pytest.raises(TrackerError, match=r"wandb.*pip install wandb"):
         run(tmp_path, Tracker.WANDB)
 
 
