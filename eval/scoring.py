@@ -113,7 +113,7 @@ def score(
     return EvaluationResult(
         routes=results,
         multiple_choice=_multiple_choice(questions, labels),
-        contrasts=[_contrast_result(contrast, settings.primary_metric) for contrast in tested],
+        contrasts=[contrast_result(contrast, settings.primary_metric) for contrast in tested],
         retrieval=dict(additional.retrieval),
         attribution=attribute(questions, routes, answers),
         oracle={
@@ -272,7 +272,8 @@ def _abstention_result(
     )
 
 
-def _contrast_result(contrast: Contrast, metric: str) -> ContrastResult:
+def contrast_result(contrast: Contrast, metric: str) -> ContrastResult:
+    """A tested contrast as `result.json` has it."""
     difference = contrast.difference
     return ContrastResult(
         a=contrast.a,

@@ -166,6 +166,12 @@ def paired_difference(
     return Difference(Estimate(mean, float(low), float(high), error, n, count), p)
 
 
+def clustered_standard_error(values: Floats, clusters: Sequence[str]) -> float:
+    """Of the mean over questions; infinite where one cluster leaves it unknown."""
+    sums, sizes = _cluster_sums(values, clusters)
+    return _standard_error(sums, sizes) if len(sums) > 1 else math.inf
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given."""
     adjusted = [0.0] * len(p_values)
