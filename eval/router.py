@@ -84,7 +84,8 @@ class Linear(NamedTuple):
     def choose(self, facts: Floats) -> NDArray[np.intp]:
         """The place of the route with the highest estimate for each row of `facts`."""
         estimates: Floats = (facts - self.means) / self.scales @ self.weights + self.intercepts
-        return estimates.argmax(axis=1)
+        places: NDArray[np.intp] = estimates.argmax(axis=1)
+        return places
 
 
 class Tried(NamedTuple):
