@@ -11,12 +11,13 @@ import click
 from cli.options import json_option, workspace_option
 from indexer.config import Workspace
 from service.config import routes_from_config
-from settings import Settings, load_settings
+from settings import ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
     from service.answering import Answerer
     from service.router import Router
     from service.routes import Route
+    from service.tracing import Tracing
 
 
 @click.command()
@@ -62,12 +63,24 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
         given["keys_file"] = str(workspace.resolve(Path(settings.serve.keys_file)))
     config = settings.serve.model_copy(update=given)
     require_keys(config)  # before the seconds that loading takes
+    tracing = open_tracing() if config.tracing else None
     answerer = open_routes(workspace, settings, available_routes(workspace, settings))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
     bench = open_workbench(workspace, settings.index)
     experiments = Experiments(workspace.data / "experiments.sqlite", analyse)
     router = open_router(workspace, answerer)
-    serve_forever(create_app(answerer, thread, config, bench, router, experiments=experiments), config)
+    serve_forever(create_app(answerer, thread, config, bench, router, tracing, experiments), config)
+
+
+def open_tracing() -> Tracing:
+    """What makes and sends spans. Raises ConfigError where OpenTelemetry is not installed."""
+    try:
+        from service.tracing import open_tracing as open_spans
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "serve.tracing = true needs OpenTelemetry; run `pip install 'openbook[otel]'`, or leave it out"
+        ) from error
+    return open_spans()
 
 
 @click.group()

@@ -93,6 +93,8 @@ class Prepared:
     contexts: tuple[Citation, ...]
     generation: int | None
     retrieve_ms: float
+    retrieve_started: float = 0.0
+    """Monotonic seconds."""
 
 
 class Answerer:
@@ -214,6 +216,7 @@ class Answerer:
                         contexts=tuple(_citation(n, hit) for n, hit in enumerate(shown, start=1)),
                         generation=generation if route.retrieve else None,
                         retrieve_ms=retrieve_ms if route.retrieve else 0.0,
+                        retrieve_started=started,
                     )
                 )
             return prepared

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Security
 from fastapi.responses import FileResponse
@@ -31,6 +32,9 @@ from service.openai_api import openai_router
 from service.router import Router
 from service.workbench import Workbench
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -49,16 +53,18 @@ def create_app(
     config: ServeConfig,
     bench: Workbench | None = None,
     router: Router | None = None,
+    tracing: Tracing | None = None,
     experiments: Experiments | None = None,
 ) -> FastAPI:
     """The service over `answerer`, whose generator `model_thread` owns; closes the thread and `bench` at shutdown.
 
-    Without a `bench` it answers and changes nothing; with a `router` it also offers `auto`. Raises ExposureError if
-    `config` would let strangers in, and KeyFileError.
+    Without a `bench` it answers and changes nothing; with a `router` it also offers `auto`; with `tracing` it makes
+    spans. Raises ExposureError if `config` would let strangers in, and KeyFileError.
     """
     keys = require_keys(config)
     live = LiveAnswerer(answerer, model_thread, config.timeout_seconds, router)
     live.experiments = experiments
+    live.tracing = tracing
     if isinstance(answerer.generator, LocalGenerator):
         live.metrics.watch_prefixes(answerer.generator.prefixes)
 
@@ -74,6 +80,8 @@ def create_app(
         if experiments is not None:
             await run_in_threadpool(experiments.close)
         await run_in_threadpool(model_thread.close, config.timeout_seconds)
+        if tracing is not None:
+            await run_in_threadpool(tracing.close)
 
     app = FastAPI(
         title="openbook",
@@ -85,6 +93,10 @@ def create_app(
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     # The last one added is the outermost.
+    if tracing is not None:
+        from service.tracing import TraceRequests  # OpenTelemetry may be missing where no spans are wanted
+
+        app.add_middleware(TraceRequests, tracing=tracing)
     app.add_middleware(Guard, config=config, keys=keys)
     if config.cors_origins:
         app.add_middleware(

@@ -47,6 +47,8 @@ class ServeConfig(BaseModel):
     """Largest request body."""
     max_upload_bytes: int = Field(default=16_000_000, ge=1_000)
     """Largest document that may be put over HTTP."""
+    tracing: bool = False
+    """Whether OpenTelemetry spans are sent, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`."""
 
 
 class RouteConfig(BaseModel):

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +23,9 @@ from service.model_thread import Generated, ModelThread
 from service.router import PROBE, Router, confidence_facts
 from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -90,6 +93,8 @@ class LiveAnswerer:
         self.recent = RecentAnswers()
         self._timeout_seconds = timeout_seconds
         self._preparing = 0
+        self.tracing: Tracing | None = None
+        """Makes spans, where they are wanted."""
         self.experiments: Experiments | None = None
         """With them, `experiment:NAME` stands for the route that a user is assigned to."""
 
@@ -177,6 +182,8 @@ class LiveAnswerer:
                 prepared = await run_in_threadpool(prepare)
             finally:
                 self._preparing -= prompts * choices
+            if self.tracing is not None:
+                self.tracing.retrieved(prepared)
             asked = [one for one in prepared for _ in range(choices)]
             requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
             return Underway(self, asked, requests, started, self._timeout_seconds)
@@ -235,6 +242,8 @@ class Underway:
         self._future: Future[Generated] = live.model_thread.submit(requests, on_text)
         self._generated = asyncio.wrap_future(self._future)
         self._generated.add_done_callback(lambda _: self._pieces.put_nowait(None))
+        if live.tracing is not None:
+            live.tracing.follow(self._future, prepared, live.answerer.base.name)
 
     @property
     def route_name(self) -> str:
