@@ -115,7 +115,7 @@ def eval_freshness(
     for name in set(names) - routes.keys():
         raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
     asked = {name: routes[name] for name in names} or routes
-    chosen = selected_routes(workspace, settings.model, settings.eval, asked)
+    chosen = selected_routes(workspace, settings.model, settings.eval, asked, settings.index)
     trainer = _trainer(workspace, settings) if retrain else None
     measure(workspace, settings.model, settings.index, settings.eval, chosen, changes, trainer, as_json)
 
@@ -168,9 +168,19 @@ def eval_robustness(
     for name in set(names) - routes.keys():
         raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
     asked = {name: routes[name] for name in names} or routes
-    chosen = selected_routes(workspace, settings.model, settings.eval, asked)
+    chosen = selected_routes(workspace, settings.model, settings.eval, asked, settings.index)
     changed = [Kind(kind) for kind in kinds] or [*Kind]
-    measure(workspace, settings.model, settings.eval, chosen, Split(split), changed, sample, as_json)
+    measure(
+        workspace,
+        settings.model,
+        settings.eval,
+        chosen,
+        Split(split),
+        changed,
+        sample,
+        as_json,
+        settings.index,
+    )
 
 
 @eval_command.command("router")
@@ -188,7 +198,7 @@ def eval_router(workspace: Workspace, as_json: bool, names: Sequence[str]) -> No
     for name in set(names) - routes.keys():
         raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
     chosen = {name: routes[name] for name in names} or routes
-    train_and_score(workspace, settings.model, settings.eval, chosen, as_json)
+    train_and_score(workspace, settings.model, settings.eval, chosen, as_json, settings.index)
 
 
 def evaluate_routes(
@@ -209,5 +219,16 @@ def evaluate_routes(
         raise ConfigError(f"eval.contrasts names the unknown route {name!r}; known: {', '.join(routes)}")
     key = os.environ.get(settings.serve.api_key_env)
     eval_run(
-        workspace, settings.model, settings.eval, routes, url, key, select, fail_under, plan, repeats, as_json
+        workspace,
+        settings.model,
+        settings.eval,
+        routes,
+        url,
+        key,
+        select,
+        fail_under,
+        plan,
+        repeats,
+        as_json,
+        settings.index,
     )

@@ -65,7 +65,8 @@ def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int
     """Show the chunks that QUERY finds, with scores by source."""
     from indexer.commands import index_search
 
-    index_search(workspace, load_settings(workspace).model, query, k, as_json)
+    settings = load_settings(workspace)
+    index_search(workspace, settings.index, settings.model, query, k, as_json)
 
 
 @index.command("eval")
@@ -84,7 +85,7 @@ def index_eval_command(workspace: Workspace, as_json: bool, questions: Path | No
 
     settings = load_settings(workspace)
     path = questions or workspace.resolve(settings.eval.questions)
-    index_eval(workspace, settings.model, path, Split(split), as_json)
+    index_eval(workspace, settings.index, settings.model, path, Split(split), as_json)
 
 
 @index.command("export-beir")

@@ -108,8 +108,8 @@ def open_routes(workspace: Workspace, settings: Settings, routes: Mapping[str, R
 
     path = workspace.resolve(settings.eval.questions)
     questions = read_questions(path) if path.is_file() else []
-    chosen = selected_routes(workspace, settings.model, settings.eval, routes)
-    return open_answerer(workspace, settings.model, chosen, questions)
+    chosen = selected_routes(workspace, settings.model, settings.eval, routes, settings.index)
+    return open_answerer(workspace, settings.model, chosen, questions, settings.index)
 
 
 def open_router(workspace: Workspace, answerer: Answerer) -> Router | None:

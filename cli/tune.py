@@ -172,9 +172,10 @@ def search_adapter(workspace: Workspace, settings: Settings, as_json: bool, tria
 
 def _open(workspace: Workspace, settings: Settings) -> tuple[list[Question], Retriever]:
     from indexer.encoding import load_encoder
+    from indexer.ranking import load_ranking
     from indexer.readers import read_questions
     from indexer.retriever import Index
 
-    opened = Index.open(workspace, load_encoder(settings.model.encoder))
+    opened = Index.open(workspace, load_encoder(settings.model.encoder), load_ranking(settings.index))
     questions = read_questions(workspace.resolve(settings.eval.questions), opened.documents())
     return questions, opened.retriever()

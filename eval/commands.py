@@ -34,7 +34,7 @@ from eval.run import Evaluation, Extras, Oracle, Repeats, evaluate
 from eval.selection import EXAMPLES, load_selection, select_prompts
 from eval.statistics import Floats
 from eval.thresholds import check_thresholds, parse_threshold
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
 from indexer.files import hash_json
@@ -61,6 +61,7 @@ def eval_run(
     only_plan: bool,
     repeats: int,
     as_json: bool,
+    index_settings: IndexConfig | None = None,
 ) -> None:
     """Evaluate `routes` on the test questions, in this process or at `url`, and print the result.
 
@@ -69,7 +70,7 @@ def eval_run(
     if it cannot be run as asked, BelowThreshold if the result is too low.
     """
     thresholds = [parse_threshold(text) for text in fail_under]
-    with _opened(workspace, model, settings, routes, url, api_key) as opened:
+    with _opened(workspace, model, settings, routes, url, api_key, index_settings) as opened:
         if only_plan:
             _print_plan(workspace, opened, settings, select, as_json)
             return
@@ -134,6 +135,7 @@ def _opened(
     routes: Mapping[str, Route],
     url: str | None,
     api_key: str | None,
+    index_settings: IndexConfig | None,
 ) -> Iterator[_Opened]:
     if url is not None:
         questions = read_questions(workspace.resolve(settings.questions), None)
@@ -143,7 +145,7 @@ def _opened(
             yield _Opened(asker, asker.routes(), test, (), None)
         return
     most_examples = max([*EXAMPLES, *(route.examples for route in routes.values())])
-    local = open_local(workspace, model, settings, routes, most_examples)
+    local = open_local(workspace, model, settings, routes, most_examples, index_settings)
     check_leakage(local.questions)
     test = _test_questions(local.questions, settings)
     dev = [question for question in local.questions if question.split is Split.DEV]

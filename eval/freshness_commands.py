@@ -59,7 +59,7 @@ def eval_freshness(
     changes = read_changes(changes_path)
     _require_trainable(trainer, model, routes)
     questions = read_questions(workspace.resolve(settings.questions))
-    setup = local_setup(workspace, model, routes, questions)
+    setup = local_setup(workspace, model, routes, questions, index)
     registry = Registry(workspace.adapters)
     with scratch_copy(workspace, workspace.resolve(index.documents)) as scratch:
         edits = scratch.edits(changes)

@@ -14,6 +14,7 @@ from indexer.corpus import Document, Owner, Question
 from indexer.database import open_published
 from indexer.encoding import Encoder
 from indexer.metadata import hash_document
+from indexer.ranking import FUSED, Ranking
 from indexer.retriever import Index
 from indexer.sync import ReadDocument, open_store, write
 from service.answering import Answer, Citation, supports
@@ -43,7 +44,9 @@ def planted_documents(questions: Sequence[Question]) -> list[Document]:
 
 
 @contextmanager
-def planted_index(workspace: Workspace, encoder: Encoder, questions: Sequence[Question]) -> Iterator[Index]:
+def planted_index(
+    workspace: Workspace, encoder: Encoder, questions: Sequence[Question], ranking: Ranking = FUSED
+) -> Iterator[Index]:
     """A copy of the index with the planted documents, deleted at the end; the workspace is only read.
 
     Raises IndexMissing, and EvalError if the corpus holds the canary itself.
@@ -61,7 +64,7 @@ def planted_index(workspace: Workspace, encoder: Encoder, questions: Sequence[Qu
         documents = [ReadDocument(one, hash_document(one)) for one in planted_documents(questions)]
         with open_store(copy) as store:
             write(copy, store, meta.making, documents, (), encoder, Owner.API)
-        yield Index.open(copy, encoder)
+        yield Index.open(copy, encoder, ranking)
 
 
 def is_planted(context: Citation) -> bool:

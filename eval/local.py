@@ -10,11 +10,12 @@ from pathlib import Path
 from eval.config import EvalConfig
 from eval.provenance import Setup, questions_hash
 from eval.selection import load_selection
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.database import Meta, open_published
 from indexer.encoding import load_encoder
 from indexer.files import hash_json, hash_text
+from indexer.ranking import load_ranking, ranking_identity
 from indexer.readers import read_questions
 from indexer.retriever import Index, Retriever
 from service.answering import Answerer
@@ -37,20 +38,29 @@ class LocalRoutes:
 
 
 def open_local(
-    workspace: Workspace, model: ModelConfig, settings: EvalConfig, routes: Mapping[str, Route], examples: int
+    workspace: Workspace,
+    model: ModelConfig,
+    settings: EvalConfig,
+    routes: Mapping[str, Route],
+    examples: int,
+    index_settings: IndexConfig | None = None,
 ) -> LocalRoutes:
     """Load what `routes` need, with up to `examples` solved train questions to show.
+
+    `index_settings` say how what is found is ranked.
 
     Raises CorpusError, AdapterError, IndexMissing, ModelError; what is cheap to find missing comes first.
     """
     questions_path = workspace.resolve(settings.questions)
     registry = Registry(workspace.adapters)
     known = read_questions(questions_path)
-    setup = local_setup(workspace, model, routes, known)
+    setup = local_setup(workspace, model, routes, known, index_settings)
     test = [question for question in known if question.split is Split.TEST]
     for key in sorted(set(setup.adapters.values())):
         refuse_seen_questions(registry.resolve(key), test)
-    index = Index.open(workspace, load_encoder(model.encoder)) if _any_retrieves(routes) else None
+    index = None
+    if _any_retrieves(routes):
+        index = Index.open(workspace, load_encoder(model.encoder), load_ranking(index_settings))
     questions = read_questions(questions_path, index.documents() if index else None)
     base, generator = open_generator(model, registry)
     solved = solved_examples(questions, index, examples)
@@ -59,7 +69,11 @@ def open_local(
 
 
 def local_setup(
-    workspace: Workspace, model: ModelConfig, routes: Mapping[str, Route], questions: Sequence[Question]
+    workspace: Workspace,
+    model: ModelConfig,
+    routes: Mapping[str, Route],
+    questions: Sequence[Question],
+    index_settings: IndexConfig | None = None,
 ) -> Setup:
     """What identifies the routes of a workspace, found without loading a model."""
     registry = Registry(workspace.adapters)
@@ -80,7 +94,13 @@ def local_setup(
         training_seconds={name: adapter.manifest.seconds for name, adapter in adapters.items()},
         corpus_hash=corpus_hash,
         index_generation=meta.generation if meta else None,
-        making=hash_json([asdict(meta.making) if meta else None, model.dtype]),
+        making=hash_json(
+            [
+                asdict(meta.making) if meta else None,
+                ranking_identity(index_settings) if meta else None,
+                model.dtype,
+            ]
+        ),
         examples_hash=hash_text(questions_hash(train), corpus_hash or ""),
     )
 
@@ -91,7 +111,11 @@ def selection_path(workspace: Workspace) -> Path:
 
 
 def selected_routes(
-    workspace: Workspace, model: ModelConfig, settings: EvalConfig, routes: Mapping[str, Route]
+    workspace: Workspace,
+    model: ModelConfig,
+    settings: EvalConfig,
+    routes: Mapping[str, Route],
+    index_settings: IndexConfig | None = None,
 ) -> dict[str, Route]:
     """The routes as `openbook eval` would ask them: with the prompt options it chose, where these still fit.
 
@@ -102,7 +126,7 @@ def selected_routes(
         return dict(routes)
     usable = {name: route for name, route in routes.items() if _adapter_exists(workspace, route)}
     questions = read_questions(questions_path)
-    setup = local_setup(workspace, model, usable, questions)
+    setup = local_setup(workspace, model, usable, questions, index_settings)
     dev = [question for question in questions if question.split is Split.DEV]
     return {**routes, **load_selection(path, dev, usable, settings.primary_metric, setup)}
 

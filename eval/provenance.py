@@ -34,7 +34,7 @@ class Setup:
     corpus_hash: str | None
     index_generation: int | None
     making: str
-    """How documents are cut and embedded, and the number format of the model."""
+    """How documents are cut, embedded and ranked, and the number format of the model."""
     examples_hash: str
     """Identity of the solved examples that routes may show."""
     training_seconds: Mapping[str, float] | None = None

@@ -14,7 +14,7 @@ from eval.perturbations import Kind
 from eval.provenance import questions_hash, route_identity
 from eval.robustness import AS_ASKED, Change, RobustnessResult, measure_robustness
 from eval.robustness_variants import Subject, open_variants
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
 from indexer.files import hash_json, hash_text, write_atomically
@@ -31,13 +31,14 @@ def eval_robustness(
     kinds: Sequence[Kind],
     sample: int | None,
     as_json: bool,
+    index_settings: IndexConfig | None = None,
 ) -> None:
     """Ask the answerable questions of `split`, or `sample` of them, under every variant of `kinds`; keep and print.
 
     Raises EvalError, and what opening the workspace raises.
     """
     examples = max(route.examples for route in routes.values())
-    local = open_local(workspace, model, settings, routes, examples)
+    local = open_local(workspace, model, settings, routes, examples, index_settings)
     check_leakage(local.questions)
     questions = _questions(local.questions, split, sample)
     encoder = load_encoder(model.encoder) if local.retriever else None

@@ -25,6 +25,7 @@ from eval.robustness import AS_ASKED, INJECTED, Variant
 from indexer.config import Workspace
 from indexer.corpus import Question
 from indexer.encoding import Encoder
+from indexer.ranking import FUSED
 from indexer.retriever import Retriever
 from service.routes import Route
 
@@ -68,7 +69,8 @@ def open_variants(subject: Subject, kinds: Sequence[Kind]) -> Iterator[list[Vari
     if Kind.INJECTION not in kinds:
         yield variants
         return
-    with planted_index(subject.workspace, encoder, subject.questions) as planted:
+    ranking = subject.local.retriever.ranking if subject.local.retriever else FUSED
+    with planted_index(subject.workspace, encoder, subject.questions, ranking) as planted:
         meta = planted.retriever().snapshot.meta
         setup = replace(subject.local.setup, corpus_hash=meta.corpus_hash, index_generation=meta.generation)
         asker = LocalAsker(searching(subject.local.answerer, planted), setup)

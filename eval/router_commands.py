@@ -21,7 +21,7 @@ from eval.run import answers_of
 from eval.scoring import metric_scores, provenance_of
 from eval.selection import EXAMPLES, load_selection
 from eval.statistics import Floats
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.files import hash_json, write_atomically
 from service.answering import Answerer
@@ -44,13 +44,14 @@ def eval_router(
     settings: EvalConfig,
     routes: Mapping[str, Route],
     as_json: bool,
+    index_settings: IndexConfig | None = None,
 ) -> None:
     """Train the router on the dev answers of `routes`, keep it for `serve`, score it on test and print the result.
 
     Answers that earlier runs gave are used again. Raises EvalError, AdapterError, IndexMissing, ModelError.
     """
     most_examples = max([*EXAMPLES, *(r.examples for r in routes.values())])
-    local = open_local(workspace, model, settings, routes, most_examples)
+    local = open_local(workspace, model, settings, routes, most_examples, index_settings)
     check_leakage(local.questions)
     dev, test = (_answerable(local.questions, split, settings) for split in (Split.DEV, Split.TEST))
     all_dev = [question for question in local.questions if question.split is Split.DEV]

@@ -23,7 +23,7 @@ from indexer.folder import list_files
 from indexer.formats import SUFFIXES
 from indexer.parsing import Parser
 from indexer.snapshot import Snapshot
-from indexer.sync import sync
+from indexer.sync import SyncReport, sync
 
 _JSONL = ".jsonl"
 
@@ -79,7 +79,7 @@ class Scratch:
     def settle(self, encoder: Encoder, settings: IndexConfig, parser: Parser) -> None:
         """Index whatever of the documents was not yet, so that the changes alone are measured afterwards."""
         if self.documents is not None:
-            sync(self.workspace, self.documents, encoder, settings.chunk_tokens, parser, settings.vectors)
+            self._sync(self.documents, encoder, settings, parser)
 
     def apply(self, edits: Edits, encoder: Encoder, settings: IndexConfig, parser: Parser) -> Applied:
         """Write the edits and bring the index up to date. Raises EvalError for what cannot be read any more."""
@@ -89,18 +89,33 @@ class Scratch:
         if edits.files and self.documents is not None:
             for path, data in edits.files.items():
                 path.write_bytes(data)
-            report = sync(
-                self.workspace, self.documents, counting, settings.chunk_tokens, parser, settings.vectors
-            )
+            report = self._sync(self.documents, counting, settings, parser)
             embedded += report.chunks_embedded
             for document_id, reason in report.skipped:
                 if document_id in edits.changed:
                     raise EvalError(f"{document_id!r} cannot be read after the changes: {reason}")
         for document in edits.put.values():
-            written = put_document(self.workspace, document, counting, settings.chunk_tokens)
+            written = put_document(
+                self.workspace,
+                document,
+                counting,
+                settings.chunk_tokens,
+                overlap_tokens=settings.overlap_tokens,
+            )
             embedded += written.chunks_embedded
         seconds = time.perf_counter() - started
         return Applied(seconds, len(edits.changed), embedded, counting.tokens())
+
+    def _sync(self, documents: Path, encoder: Encoder, settings: IndexConfig, parser: Parser) -> SyncReport:
+        return sync(
+            self.workspace,
+            documents,
+            encoder,
+            settings.chunk_tokens,
+            parser,
+            settings.vectors,
+            settings.overlap_tokens,
+        )
 
     def _edit_file(self, change: Change, files: dict[Path, bytes]) -> None:
         path, line_id = self._file(change.document_id)

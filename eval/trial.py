@@ -20,6 +20,7 @@ from indexer.encoding import Encoder
 from indexer.files import write_atomically
 from indexer.parsing import Parser
 from indexer.progress import progress
+from indexer.ranking import load_ranking
 from indexer.retriever import Index
 from service.answering import Answer, Answerer
 from service.assembly import open_generator, solved_examples
@@ -68,7 +69,7 @@ class Trial:
 
     def change(self, edits: Edits, encoder: Encoder, registry: Registry) -> Tried:
         """Ask, change the documents, bring the index up to date, ask again."""
-        index = Index.open(self.scratch.workspace, encoder)
+        index = Index.open(self.scratch.workspace, encoder, load_ranking(self.settings))
         with Parser(self.settings.max_file_mb) as parser:
             self.scratch.settle(encoder, self.settings, parser)
             answerer = self._answerer(index, registry, self.routes)
@@ -100,7 +101,7 @@ class Trial:
             for name, route in self.routes.items()
             if uses(route, trainer.adapter)
         }
-        answerer = self._answerer(Index.open(copy, encoder), registry, routes)
+        answerer = self._answerer(Index.open(copy, encoder, load_ranking(self.settings)), registry, routes)
         asked = self._ask(answerer, routes, waited + seconds)
         return Retrained(adapter, seconds, asked, len(self.questions) - len(questions))
 

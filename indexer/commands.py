@@ -18,6 +18,7 @@ from indexer.encoding import load_encoder
 from indexer.evaluate import evaluate_retrieval
 from indexer.names import shown
 from indexer.parsing import Parser
+from indexer.ranking import load_ranking
 from indexer.readers import read_questions
 from indexer.retriever import Index
 from indexer.snapshot import Snapshot
@@ -117,9 +118,11 @@ def index_verify(workspace: Workspace, as_json: bool) -> None:
         )
 
 
-def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, as_json: bool) -> None:
+def index_search(
+    workspace: Workspace, settings: IndexConfig, model: ModelConfig, query: str, k: int, as_json: bool
+) -> None:
     """Show the chunks that a route with retrieval would be given for `query`."""
-    hits = Index.open(workspace, load_encoder(model.encoder)).retriever().search([query], k)[0]
+    hits = _open(workspace, settings, model).retriever().search([query], k)[0]
     if as_json:
         click.echo(json.dumps([asdict(hit) for hit in hits]))
         return
@@ -127,7 +130,7 @@ def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, a
         chunk = hit.chunk
         found_by = ", ".join(
             f"{name} {score:.2f}"
-            for name, score in (("dense", hit.dense), ("bm25", hit.bm25))
+            for name, score in (("rerank", hit.rerank), ("dense", hit.dense), ("bm25", hit.bm25))
             if score is not None
         )
         click.echo(
@@ -140,12 +143,17 @@ def index_search(workspace: Workspace, model: ModelConfig, query: str, k: int, a
 
 
 def index_eval(
-    workspace: Workspace, model: ModelConfig, questions_path: Path, split: Split, as_json: bool
+    workspace: Workspace,
+    settings: IndexConfig,
+    model: ModelConfig,
+    questions_path: Path,
+    split: Split,
+    as_json: bool,
 ) -> None:
     """Score retrieval on the questions of one split that name what they need."""
     beir = questions_path.is_dir()
     questions = read_beir_questions(questions_path) if beir else read_questions(questions_path)
-    index = Index.open(workspace, load_encoder(model.encoder))
+    index = _open(workspace, settings, model)
     if not beir:
         questions = read_questions(questions_path, index.documents())  # sections are spans of documents
     report = evaluate_retrieval(index.retriever(), questions, split)
@@ -155,6 +163,10 @@ def index_eval(
     click.echo(f"{report.questions} {report.split} questions, generation {report.generation}")
     for name, score in report.metrics.items():
         click.echo(f"{name:20} {score:.3f}")
+
+
+def _open(workspace: Workspace, settings: IndexConfig, model: ModelConfig) -> Index:
+    return Index.open(workspace, load_encoder(model.encoder), load_ranking(settings))
 
 
 def index_export_beir(workspace: Workspace, questions_path: Path, folder: Path) -> None:

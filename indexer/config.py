@@ -73,6 +73,11 @@ class IndexConfig(BaseModel):
     """Most encoder tokens in a chunk."""
     overlap_tokens: int = Field(default=0, ge=0, le=1024)
     """How many of them may be the last sentences of the chunk before, below the same heading; at most half."""
+    rerank: str | None = None
+    """A cross-encoder (a Hugging Face id, or a local folder; safetensors only) that reads the question together with
+    each of the 32 best chunks and orders these anew; none if left out."""
+    max_per_document: int = Field(default=0, ge=0)
+    """Most chunks of one document among the results; 0 for no limit."""
     vectors: Literal["auto", "flat", "ivf", "ivf-sq8"] = "auto"
     """How vectors are searched: all of them (`flat`), or the likeliest clusters (`ivf`; `ivf-sq8` takes a quarter of
     the memory). `auto` is `flat` up to 50,000 vectors, else `ivf`. Applied when a document next changes."""

@@ -69,10 +69,8 @@ def load_encoder(ref: str) -> Encoder:
     """The encoder `bundled:NAME`, a folder, or a Hugging Face id (downloaded once)."""
     if ref.startswith("bundled:"):
         folder = _bundled_folder(ref.removeprefix("bundled:"))
-    elif Path(ref).is_dir():
-        folder = Path(ref)
     else:
-        folder = _download(ref)
+        folder = model_folder(ref, "encoder")
     return SentenceEncoder(folder, name=Path(ref.removeprefix("bundled:")).name)
 
 
@@ -80,7 +78,7 @@ class SentenceEncoder:
     """A sentence-transformers model in a folder; may be used from several threads."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        _require_safetensors(folder)
+        require_safetensors(folder)
         from sentence_transformers import SentenceTransformer  # seconds to import, so not before it is needed
         from transformers.utils.logging import disable_progress_bar
 
@@ -93,8 +91,7 @@ class SentenceEncoder:
             raise EncoderError(f"{folder}: not a usable sentence-transformers model ({error})") from error
         self._tokenizer: Any = self._model.tokenizer
         self._lock = threading.Lock()  # a fast tokenizer must not be entered from two threads
-        files = sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
-        self.id = f"{name}:{hash_files(files)[:16]}"
+        self.id = f"{name}:{hash_model(folder)[:16]}"
         self.max_tokens = int(self._model.max_seq_length) - int(self._tokenizer.num_special_tokens_to_add())
         self.dim = int(self._model.encode(["dimension"], show_progress_bar=False).shape[1])
         self._pools_by_mean = _pools_by_mean(self._model)
@@ -235,7 +232,10 @@ def _bundled_folder(name: str) -> Path:
     raise EncoderError(f"the package {package} holds no model; reinstall it")
 
 
-def _download(ref: str) -> Path:
+def model_folder(ref: str, role: str) -> Path:
+    """The folder `ref`, or that of a Hugging Face model (downloaded once). Raises EncoderError."""
+    if Path(ref).is_dir():
+        return Path(ref)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -243,11 +243,16 @@ def _download(ref: str) -> Path:
         return Path(snapshot_download(ref, allow_patterns=list(_MODEL_FILES)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EncoderError(
-            f"encoder {ref!r} is not 'bundled:NAME', a folder or a Hugging Face model within reach ({error})"
+            f"{role} {ref!r} is neither a folder nor a Hugging Face model within reach ({error})"
         ) from error
 
 
-def _require_safetensors(folder: Path) -> None:
+def hash_model(folder: Path) -> str:
+    """SHA-256 (hex) over all files that decide what the model in `folder` gives."""
+    return hash_files(sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern)))
+
+
+def require_safetensors(folder: Path) -> None:
     """Refuse pickled weights, which can run code when they are loaded."""
     if not any(folder.rglob("*.safetensors")):
         raise EncoderError(f"{folder}: holds no .safetensors weights; choose a model that has them")

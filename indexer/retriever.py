@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 from indexer.config import Workspace
 from indexer.corpus import Document
 from indexer.database import IndexMissing, open_published
 from indexer.encoding import CachedQueries, Encoder
 from indexer.metadata import Where
+from indexer.ranking import FUSED, RERANKED, Ranking, passage
 from indexer.snapshot import Chunk, Snapshot
 from indexer.vectors import VectorIndex, open_vectors
 
@@ -31,24 +34,29 @@ _VECTORS_PER_CANDIDATE = 4
 class Hit:
     """A retrieved chunk.
 
-    `score` is the fused one that hits are ordered by; `dense` (cosine of the chunk or of its best sentence) and
-    `bm25` are None where that search did not have the chunk among its candidates.
+    `score` is the fused one; `dense` (cosine of the chunk or of its best sentence) and `bm25` are None where that
+    search did not have the chunk among its candidates. `rerank` is the cross-encoder's, if there is one and it has
+    read the chunk: those hits come first, by it, then all others by `score`.
     """
 
     chunk: Chunk
     score: float
     dense: float | None
     bm25: float | None
+    rerank: float | None = None
 
 
 class Retriever:
     """Searches one generation of the index; several threads may share it."""
 
-    def __init__(self, snapshot: Snapshot, vectors: VectorIndex, queries: CachedQueries) -> None:
+    def __init__(
+        self, snapshot: Snapshot, vectors: VectorIndex, queries: CachedQueries, ranking: Ranking
+    ) -> None:
         self.generation = snapshot.meta.generation
         self.corpus_hash = snapshot.meta.corpus_hash
         self.snapshot = snapshot
         self.vectors = vectors
+        self.ranking = ranking
         self._queries = queries
         # Whoever lets go of the retriever last ends its read transaction.
         weakref.finalize(self, snapshot.close)
@@ -56,7 +64,8 @@ class Retriever:
     def search(self, queries: Sequence[str], k: int, where: Where | None = None) -> list[list[Hit]]:
         """The best `k` chunks for each query, best first; with `where`, of the documents that fit it only.
 
-        Fewer come back only if there are fewer. Raises CorpusError if `where` holds what metadata cannot be.
+        Fewer come back only if there are fewer, or if one document has too many of the best for the ranking's
+        limit. Raises CorpusError if `where` holds what metadata cannot be.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one chunk")
@@ -67,13 +76,24 @@ class Retriever:
         nearest = self.vectors.search(
             self._queries.encode(queries), _VECTORS_PER_CANDIDATE * candidates, among
         )
-        return [
-            self._fuse(dense, dict(self.snapshot.keyword_search(query, candidates, where)), k)
-            for query, dense in zip(queries, nearest, strict=True)
-        ]
+        results = []
+        for query, dense in zip(queries, nearest, strict=True):
+            hits = self._fuse(dense, dict(self.snapshot.keyword_search(query, candidates, where)))
+            results.append(list(islice(self._rank(query, hits), k)))
+        return results
 
-    def _fuse(self, dense: dict[int, float], bm25: dict[int, float], k: int) -> list[Hit]:
-        """The first `k` by a weighted sum of both scores; the arguments map chunk ids to scores, best first.
+    def _rank(self, query: str, hits: Iterator[Hit]) -> Iterator[Hit]:
+        """The hits as the ranking has them."""
+        if self.ranking.reranker is not None:
+            best = list(islice(hits, RERANKED))
+            scores = self.ranking.reranker.score(query, [passage(hit.chunk) for hit in best])
+            read = [replace(hit, rerank=score) for hit, score in zip(best, scores, strict=True)]
+            # The sort is stable: of equals the one with the better fused score comes first.
+            hits = chain(sorted(read, key=lambda hit: -(hit.rerank or 0.0)), hits)
+        return limited(hits, self.ranking.max_per_document) if self.ranking.max_per_document else hits
+
+    def _fuse(self, dense: dict[int, float], bm25: dict[int, float]) -> Iterator[Hit]:
+        """All by a weighted sum of both scores, best first; the arguments map chunk ids to scores, best first.
 
         Each score is divided by the best of its query (Bruch, Gai and Ingber, 2023, arXiv:2210.11934). A chunk
         that the dense search did not return scores no better than the last one that it did.
@@ -85,25 +105,34 @@ class Retriever:
             + (1 - _DENSE_WEIGHT) * bm25.get(chunk_id, 0.0) / max(best_bm25, _TINY)
             for chunk_id in dense | bm25
         }
-        best = sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id))[:k]
-        chunks = self.snapshot.chunks(best)
-        return [Hit(chunks[i], fused[i], dense.get(i), bm25.get(i)) for i in best]
+        for i in sorted(fused, key=lambda chunk_id: (-fused[chunk_id], chunk_id)):
+            yield Hit(self.snapshot.chunks([i])[i], fused[i], dense.get(i), bm25.get(i))
+
+
+def limited(hits: Iterable[Hit], most: int) -> Iterator[Hit]:
+    """The hits in order, but no more than `most` of one document."""
+    given: Counter[str] = Counter()
+    for hit in hits:
+        given[hit.chunk.document_id] += 1
+        if given[hit.chunk.document_id] <= most:
+            yield hit
 
 
 class Index:
     """The way to the present generation, for as long as a process runs."""
 
-    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
+    def __init__(self, workspace: Workspace, encoder: Encoder, ranking: Ranking) -> None:
         self._workspace = workspace
         self._encoder = encoder
         self._queries = CachedQueries(encoder)
+        self._ranking = ranking
         self._lock = threading.Lock()
         self._current: Retriever | None = None
 
     @classmethod
-    def open(cls, workspace: Workspace, encoder: Encoder) -> Index:
+    def open(cls, workspace: Workspace, encoder: Encoder, ranking: Ranking = FUSED) -> Index:
         """Open a built index; raises `IndexMissing` if there is none for this encoder."""
-        index = cls(workspace, encoder)
+        index = cls(workspace, encoder, ranking)
         index.retriever()
         return index
 
@@ -133,7 +162,8 @@ class Index:
         try:
             self._require_same_encoder(snapshot.meta.making.encoder_id)
             known = self._current.vectors if self._current else None
-            return Retriever(snapshot, open_vectors(self._workspace, snapshot, known=known), self._queries)
+            vectors = open_vectors(self._workspace, snapshot, known=known)
+            return Retriever(snapshot, vectors, self._queries, self._ranking)
         except BaseException:
             snapshot.close()
             raise

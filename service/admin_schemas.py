@@ -111,7 +111,10 @@ class SearchRequest(BaseModel):
 
 
 class SearchHit(BaseModel):
-    """A passage; `dense` and `bm25` are null where that search did not have it among its candidates."""
+    """A passage; `dense` and `bm25` are null where that search did not have it among its candidates.
+
+    `rerank` is the cross-encoder's score, null without one or where it has not read the passage.
+    """
 
     model_config = _example(
         document_id="tides.md",
@@ -124,6 +127,7 @@ class SearchHit(BaseModel):
         score=0.98,
         dense=0.61,
         bm25=7.2,
+        rerank=None,
     )
 
     document_id: str
@@ -136,6 +140,7 @@ class SearchHit(BaseModel):
     score: float
     dense: float | None
     bm25: float | None
+    rerank: float | None
 
 
 class SearchResponse(BaseModel):

@@ -163,7 +163,12 @@ class Answerer:
         if route.retrieve:
             retriever = self._retriever(route)
             meta = retriever.snapshot.meta
-            searched = [meta.generation, meta.corpus_hash, asdict(meta.making)]
+            searched = [
+                meta.generation,
+                meta.corpus_hash,
+                asdict(meta.making),
+                retriever.ranking.identity,
+            ]
         return hash_json(
             [
                 self.base.hash,
@@ -179,10 +184,13 @@ class Answerer:
     def lasting_identity(self, route: Route) -> str:
         """`identity` without the texts of documents and solved examples: it outlasts their edits."""
         adapter = self._registry.resolve(route.adapter) if route.adapter else None
-        making = asdict(self._retriever(route).snapshot.meta.making) if route.retrieve else None
+        searched = None
+        if route.retrieve:
+            retriever = self._retriever(route)
+            searched = [asdict(retriever.snapshot.meta.making), retriever.ranking.identity]
         weights = adapter.manifest.weights_hash if adapter else None
         return hash_json(
-            [self.base.hash, str(self.base.dtype), weights, asdict(route), making, prompt_hash()]
+            [self.base.hash, str(self.base.dtype), weights, asdict(route), searched, prompt_hash()]
         )
 
     def index_generation(self) -> int | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.encoding import load_encoder
 from indexer.files import hash_files, hash_json, hash_text
+from indexer.ranking import load_ranking
 from indexer.retriever import Hit, Index
 from service.answering import Answerer, supports
 from service.generation import Generator, LocalGenerator
@@ -23,15 +24,20 @@ SEARCH_DEPTH = 5
 
 
 def open_answerer(
-    workspace: Workspace, model: ModelConfig, routes: Mapping[str, Route], questions: Sequence[Question]
+    workspace: Workspace,
+    model: ModelConfig,
+    routes: Mapping[str, Route],
+    questions: Sequence[Question],
+    index_settings: IndexConfig | None = None,
 ) -> Answerer:
-    """Load what `routes` need, and nothing else. Raises IndexMissing, ModelError.
+    """Load what `routes` need, and nothing else. Raises EncoderError, IndexMissing, ModelError.
 
-    `questions` may be of any split: only solved train questions become examples.
+    `questions` may be of any split: only solved train questions become examples. `index_settings` say how what is
+    found is ranked.
     """
     retrieves = any(route.retrieve for route in routes.values())
     encoder = load_encoder(model.encoder) if retrieves else None
-    index = Index.open(workspace, encoder) if encoder else None
+    index = Index.open(workspace, encoder, load_ranking(index_settings)) if encoder else None
     registry = Registry(workspace.adapters)
     base, generator = open_generator(model, registry)
     count = max((route.examples for route in routes.values()), default=0)

@@ -171,4 +171,5 @@ def _hit(hit: Hit) -> SearchHit:
         score=hit.score,
         dense=hit.dense,
         bm25=hit.bm25,
+        rerank=hit.rerank,
     )

@@ -12,6 +12,7 @@ from typing import cast
 
 from indexer.corpus import Document
 from indexer.database import Making, Meta
+from indexer.ranking import FUSED
 from indexer.retriever import Hit, Index
 from indexer.snapshot import Chunk
 from service.answering import Answerer
@@ -133,6 +134,7 @@ class FakeIndex:
         self.corpus_hash = "fake-corpus"
         making = Making("fake-encoder", 64, 1)
         self.snapshot = SimpleNamespace(meta=Meta(generation, making, self.corpus_hash, None, None))
+        self.ranking = FUSED
         self._documents = {document.id: document for document in documents}
         self._chunks = list(_sentences(documents))
 

@@ -38,14 +38,14 @@ def test_json_output_is_one_object(workspace: Workspace, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["added"] == 1
     commands.index_verify(workspace, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"generation": 1, "documents": 1, "chunks": 1}
-    commands.index_search(workspace, ModelConfig(), "bell", 3, as_json=True)
+    commands.index_search(workspace, IndexConfig(), ModelConfig(), "bell", 3, as_json=True)
     assert json.loads(capsys.readouterr().out)[0]["chunk"]["text"] == "The bell rings at noon."
 
 
 def test_search_shows_place_scores_and_text(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     commands.index_sync(workspace, IndexConfig(), ModelConfig(), as_json=False)
     commands.index_verify(workspace, as_json=False)
-    commands.index_search(workspace, ModelConfig(), "bell", 3, as_json=False)
+    commands.index_search(workspace, IndexConfig(), ModelConfig(), "bell", 3, as_json=False)
     output = capsys.readouterr().out
     assert "generation 1: 1 documents and 1 chunks, the same in SQLite, full text and FAISS" in output
     assert "[1] Bell (bell.md, 16-39; dense 0." in output
@@ -60,7 +60,7 @@ def test_search_gives_a_terminal_nothing_to_obey(
     )
     settings = IndexConfig(documents=Path("c.jsonl"))
     commands.index_sync(workspace, settings, ModelConfig(), as_json=False)
-    commands.index_search(workspace, ModelConfig(), "bell", 1, as_json=False)
+    commands.index_search(workspace, IndexConfig(), ModelConfig(), "bell", 1, as_json=False)
     output = capsys.readouterr().out
     assert "Bell \\x1b[31m" in output
     assert "\x1b" not in output

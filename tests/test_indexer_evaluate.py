@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from indexer import commands
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import CorpusError, Split
 from indexer.sync import sync
 from tests.fakes import HashEncoder
@@ -34,12 +34,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def test_answerable_questions_with_gold_are_scored(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands.index_eval(workspace, ModelConfig(), workspace.root / "questions.jsonl", Split.DEV, as_json=True)
+    commands.index_eval(
+        workspace, IndexConfig(), ModelConfig(), workspace.root / "questions.jsonl", Split.DEV, as_json=True
+    )
     report = json.loads(capsys.readouterr().out)
     assert (report["generation"], report["split"], report["questions"]) == (1, "dev", 2)
     assert (report["metrics"]["recall@1"], report["metrics"]["recall@3"]) == (0.5, 1.0)
     commands.index_eval(
-        workspace, ModelConfig(), workspace.root / "questions.jsonl", Split.DEV, as_json=False
+        workspace, IndexConfig(), ModelConfig(), workspace.root / "questions.jsonl", Split.DEV, as_json=False
     )
     assert "recall@1             0.500" in capsys.readouterr().out
 
@@ -47,7 +49,12 @@ def test_answerable_questions_with_gold_are_scored(
 def test_split_without_gold_names_the_remedy(workspace: Workspace) -> None:
     with pytest.raises(CorpusError, match="of split train names document_ids"):
         commands.index_eval(
-            workspace, ModelConfig(), workspace.root / "questions.jsonl", Split.TRAIN, as_json=False
+            workspace,
+            IndexConfig(),
+            ModelConfig(),
+            workspace.root / "questions.jsonl",
+            Split.TRAIN,
+            as_json=False,
         )
 
 
@@ -59,7 +66,7 @@ def test_beir_folder_is_indexed_and_scored(
     assert capsys.readouterr().out == f"3 documents and 3 questions in {folder}\n"
     other = Workspace(tmp_path / "other")
     assert sync(other, folder / "corpus.jsonl", HashEncoder(), 32).added == 3
-    commands.index_eval(other, ModelConfig(), folder, Split.DEV, as_json=True)
+    commands.index_eval(other, IndexConfig(), ModelConfig(), folder, Split.DEV, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert report["questions"] == 3
     assert report["metrics"]["recall@3"] == 1.0

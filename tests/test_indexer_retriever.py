@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.commands import index_search
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.database import IndexMissing
 from indexer.encoding import CachedQueries, Passage
 from indexer.retriever import Index
@@ -249,5 +249,5 @@ def test_bundled_encoder_finds_meaning_and_search_command_prints_it(
     assert bell @ vectors[0] > whole @ vectors[0] > water @ vectors[0]
     assert encoder.encode_queries([passage.text])[0] == pytest.approx(whole, abs=1e-5)
     sync(workspace, workspace.root / "documents", encoder, 160)
-    index_search(workspace, ModelConfig(), "drinking vessel", 1, as_json=False)
+    index_search(workspace, IndexConfig(), ModelConfig(), "drinking vessel", 1, as_json=False)
     assert capsys.readouterr().out.startswith("[1] Cup (cup.md, ")
