@@ -10,10 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from indexer.corpus import CorpusError
+from indexer.metadata import check_metadata
 
-FORMATS_VERSION = 2
+if TYPE_CHECKING:
+    from indexer.front_matter import FrontMatter
+
+FORMATS_VERSION = 3
 """Raised when the same bytes would now give another text, so that a sync parses unchanged files again."""
 
 MAX_TEXT_CHARACTERS = 16_000_000
@@ -25,13 +30,24 @@ Parsed = tuple[str | None, str]
 """The title a file declares for itself, if any, and its text."""
 
 
-def parse(name: str, data: bytes) -> tuple[str, str]:
-    """Title and text of the file `name`, whose suffix is in `SUFFIXES`. Raises CorpusError without the name.
+class Content(NamedTuple):
+    """What a file says."""
+
+    title: str
+    text: str
+    metadata: dict[str, str | float | bool]
+
+
+def parse(name: str, data: bytes) -> Content:
+    """Title, text and metadata of the file `name`, whose suffix is in `SUFFIXES`. Raises CorpusError without the name.
 
     The title is the one the file declares, else its first level-1 heading, else its name made readable.
     """
+    metadata: dict[str, str | float | bool] = {}
     try:
         declared, text = _PARSERS[suffix_of(name)](data)
+        if may_have_front_matter(name, data) and (found := _front_matter(text)):
+            declared, metadata, text = found
     except (CorpusError, ImportError, MemoryError):
         raise  # ImportError: the installation is broken, not the file
     except UnicodeDecodeError as error:
@@ -47,7 +63,12 @@ def parse(name: str, data: bytes) -> tuple[str, str]:
     if not text.strip():
         raise CorpusError("holds no text (a scan or an empty file?); add its text or remove it")
     title = " ".join(_clean(declared or "").split()) or _first_heading(text) or _readable_name(name)
-    return title[:_MAX_TITLE_CHARACTERS], text
+    return Content(title[:_MAX_TITLE_CHARACTERS], text, _clean_metadata(metadata))
+
+
+def may_have_front_matter(name: str, data: bytes) -> bool:
+    """Whether there may be YAML above the text, which is for the process with limits."""
+    return suffix_of(name) in _MARKDOWN_SUFFIXES and data.removeprefix(b"\xef\xbb\xbf").startswith(b"---")
 
 
 def suffix_of(name: str) -> str:
@@ -126,8 +147,16 @@ def _parse_csv(data: bytes) -> Parsed:
     return parse_csv(data)
 
 
-PLAIN_SUFFIXES = frozenset({".md", ".markdown", ".txt"})
-"""Formats that are only decoded: nothing in them can hurt the process that reads them."""
+def _front_matter(text: str) -> FrontMatter | None:
+    from indexer.front_matter import read_front_matter
+
+    return read_front_matter(text)
+
+
+_MARKDOWN_SUFFIXES = frozenset({".md", ".markdown"})
+
+PLAIN_SUFFIXES = _MARKDOWN_SUFFIXES | {".txt"}
+"""Formats that are only decoded: nothing in them, but front matter, can hurt the process that reads them."""
 
 _PARSERS: Mapping[str, Callable[[bytes], Parsed]] = MappingProxyType(
     {
@@ -153,6 +182,12 @@ def _clean(text: str) -> str:
     """One kind of line end, no control characters (a terminal may obey them), nothing that UTF-8 cannot hold."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_metadata(metadata: Mapping[str, str | float | bool]) -> dict[str, str | float | bool]:
+    return check_metadata(
+        {_clean(key): _clean(value) if isinstance(value, str) else value for key, value in metadata.items()}
+    )
 
 
 def _first_heading(text: str) -> str | None:

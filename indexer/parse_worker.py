@@ -45,14 +45,14 @@ def main(memory_bytes: int, cpu_seconds: int) -> None:
 
 def _reply(name: str, data: bytes) -> dict[str, Any]:
     try:
-        title, text = parse(name, data)
+        content = parse(name, data)
     except CorpusError as error:
         return {"refused": str(error)}
     except ImportError as error:
         return {"broken": str(error)}
     except MemoryError:
         return {"exhausted": True}
-    return {"title": title, "text": text}
+    return content._asdict()
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

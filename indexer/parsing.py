@@ -14,13 +14,22 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from indexer.corpus import CorpusError, Document
 from indexer.folder import too_large
-from indexer.formats import MAX_TEXT_CHARACTERS, PLAIN_SUFFIXES, SUFFIXES, parse, suffix_of
+from indexer.formats import (
+    MAX_TEXT_CHARACTERS,
+    PLAIN_SUFFIXES,
+    SUFFIXES,
+    Content,
+    may_have_front_matter,
+    parse,
+    suffix_of,
+)
+from indexer.metadata import check_metadata
 from indexer.names import check_id
 
 logger = logging.getLogger("openbook.indexer")
@@ -74,18 +83,18 @@ class Parser:
             raise CorpusError(f"ends in none of {' '.join(sorted(SUFFIXES))}; rename or convert it")
         if len(data) > self.max_bytes:
             raise too_large(len(data), self.max_bytes)
-        if suffix in PLAIN_SUFFIXES:
-            title, text = parse(document_id, data)
+        if suffix in PLAIN_SUFFIXES and not may_have_front_matter(document_id, data):
+            content = parse(document_id, data)
         else:
-            title, text = self._parse_elsewhere(document_id, data)
-        return Document(document_id, title, text)
+            content = self._parse_elsewhere(document_id, data)
+        return Document(document_id, *content)
 
     def close(self) -> None:
         """End the process; the next file would start another."""
         with self._lock:
             self._retire()
 
-    def _parse_elsewhere(self, name: str, data: bytes) -> tuple[str, str]:
+    def _parse_elsewhere(self, name: str, data: bytes) -> Content:
         key = suffix_of(name) + hashlib.sha256(data).hexdigest()
         with self._lock:
             if (reason := self._refusals.get(key)) is None:
@@ -95,7 +104,7 @@ class Parser:
                     reason = self._refusals[key] = str(error)
         raise CorpusError(reason)
 
-    def _exchange(self, name: str, data: bytes) -> tuple[str, str]:
+    def _exchange(self, name: str, data: bytes) -> Content:
         if self._worker is None or not self._worker.is_alive():
             self._retire()
             self._worker = _Worker(self._memory_mb, self._cpu_seconds)
@@ -112,7 +121,7 @@ class Parser:
             raise CorpusError(f"needs more than {self._memory_mb} MB of memory; repair, split or remove it")
         if reply.refused:
             raise CorpusError(reply.refused)
-        return reply.title, reply.text
+        return Content(reply.title, reply.text, check_metadata(reply.metadata))
 
     def _retire(self) -> None:
         if self._worker is not None:
@@ -123,6 +132,7 @@ class Parser:
 class _Reply(BaseModel):
     title: str = ""
     text: str = ""
+    metadata: dict[str, Any] = {}
     refused: str = ""
     broken: str = ""
     exhausted: bool = False

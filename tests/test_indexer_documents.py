@@ -210,6 +210,24 @@ def test_filter_that_cannot_be_one_is_refused(plants: Workspace) -> None:
         find(plants, "tree", 2, {"team": {"gt": 3}})  # type: ignore[dict-item]
 
 
+def test_front_matter_of_a_file_can_be_filtered_by_and_offsets_are_of_the_text_below_it(
+    workspace: Workspace,
+) -> None:
+    path = workspace.root / "documents" / "quay.md"
+    path.write_text("---\nteam: harbour\npublic: true\n---\n\n# Quay\n\nThe quay has seven bollards.\n")
+    run(workspace)
+    [hit] = find(workspace, "bollards", 5, {"team": "harbour", "public": True})
+    document = Index.open(workspace, HashEncoder()).document("quay.md")
+    assert document is not None
+    assert (document.title, document.text) == ("Quay", "# Quay\n\nThe quay has seven bollards.\n")
+    assert document.text[hit.chunk.start : hit.chunk.end] == "The quay has seven bollards."
+    assert "harbour" not in hit.chunk.text
+    path.write_text(path.read_text().replace("harbour", "yard"))
+    assert run(workspace).changed == 1
+    assert find(workspace, "bollards", 5, {"team": "harbour"}) == []
+    assert len(find(workspace, "bollards", 5, {"team": "yard"})) == 1
+
+
 def test_changed_metadata_is_a_change_that_embeds_nothing(plants: Workspace) -> None:
     path = plants.root / "documents" / "plants.jsonl"
     path.write_text(path.read_text().replace('"team": "b", "n": 1, ', '"team": "c", "n": 1, '))

@@ -43,6 +43,13 @@ def test_bytes_and_a_name_become_a_document(parser: Parser) -> None:
     assert parser.document("a.md", b"# A\n\nb") == Document("a.md", "A", "# A\n\nb")
 
 
+def test_front_matter_is_parsed_in_the_process_with_limits(parser: Parser) -> None:
+    before = processes()
+    document = parser.document("a.md", b"---\nteam: a\nn: 2\n---\n# A\n\nb")
+    assert document == Document("a.md", "A", "# A\n\nb", {"team": "a", "n": 2})
+    assert len(processes() - before) == 1
+
+
 def test_one_process_serves_many_files_and_ends_with_the_parser(parser: Parser) -> None:
     before = processes()
     parser.document("plain.txt", b"No process for this.")
@@ -89,6 +96,10 @@ BOMBS = {
     "page.html": (lambda: b"<html><body></body></html>", "holds no text"),
     "large.html": (lambda: b" " * (5 << 20), "5.0 MB, more than index.max_file_mb = 4"),
     "bad.csv": (lambda: b"a,b\n\xff,1", "not UTF-8 text .byte 4"),
+    "bomb.md": (
+        lambda: b"---\na: &a [x]\nb: &b [*a, *a]\n---\nText.",
+        r"front matter: the alias \*a; write the value out",
+    ),
     "bad.md": (lambda: b"\xff", "not UTF-8 text .byte 0"),
     "list.jsonl": (lambda: b"{}", "holds many documents"),
     "run.exe": (lambda: b"MZ", r"ends in none of \.csv"),
