@@ -3,7 +3,9 @@
     python benchmarks/scale.py [--rows 1000 10000 100000] [--kinds flat ivf ivf-sq8]
 
 Vectors of 384 dimensions in clusters as sentences of chunks of documents are (uniform ones have no neighbours to find,
-and make every clustered index look worse than it is); questions at cosine 0.7 from a vector. One Markdown row each.
+and make every clustered index look worse than it is); questions as far from a vector as real ones are from the best
+vector of their answer (`QUESTION_COSINE`). One Markdown row each, `clusters` being how many of how many are searched.
+The table in docs/retrieval.md: `--rows 1000 10000 100000`, then `--rows 1000000 --kinds flat ivf`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 import psutil
 
 from indexer.encoding import Ids, Vectors
-from indexer.faiss_part import Part, choose_kind
+from indexer.faiss_part import QUESTION_COSINE, Part, choose_kind
 from indexer.vectors import VectorIndex
 
 DIM, QUESTIONS, DEPTH = 384, 200, 100
@@ -33,15 +35,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf", "ivf-sq8"])
     arguments = parser.parse_args()
     print(
-        "| vectors | kind | build s | open ms | search p50 ms | p95 ms | CPU ms a search | update ms | MB on disk ",
+        "| vectors | kind | clusters | build s | open ms | search p50 ms | p95 ms | CPU ms a search | update ms",
         end="",
     )
-    print("| MB of memory | recall@10 | recall@100 |\n" + "|---" * 12 + "|")
+    print(" | MB on disk | MB of memory | recall@10 | recall@100 |\n" + "|---" * 13 + "|")
     for rows in arguments.rows:
         generator = np.random.default_rng(0)
         vectors = clustered(rows, generator)
         ids = np.arange(rows, dtype=np.int64) // 6
-        questions = moved(vectors[generator.choice(rows, QUESTIONS)], 0.7, generator)
+        questions = moved(vectors[generator.choice(rows, QUESTIONS)], QUESTION_COSINE, generator)
         _, true = faiss.knn(questions, vectors, DEPTH, metric=faiss.METRIC_INNER_PRODUCT)
         for kind in arguments.kinds:
             measure(kind, ids, vectors, questions, true)
@@ -78,11 +80,15 @@ def measure(kind: str, ids: Ids, vectors: Vectors, questions: Vectors, true: Ids
         name = f"{kind}{' (default)' if choose_kind('auto', len(ids)) == kind else ''}"
         p50, p95 = np.percentile(walls, [50, 95]) * 1000
         print(
-            f"| {len(ids):,} | {name} | {build:.1f} | {opened * 1000:.0f} | {p50:.2f} | {p95:.2f}"
+            f"| {len(ids):,} | {name} | {clusters(part)} | {build:.1f} | {opened * 1000:.0f} | {p50:.2f} | {p95:.2f}"
             f" | {np.median(cpus) * 1000:.2f} | {update * 1000:.1f} | {size / 1e6:.0f} | {memory / 1e6:.0f}"
             f" | {recall(found, true, 10):.3f} | {recall(found, true, 100):.3f} |",
             flush=True,
         )
+
+
+def clusters(part: Part) -> str:
+    return "" if part.kind == "flat" else f"{part._rows.nprobe} of {part._rows.nlist}"
 
 
 def rows_found(part: Part, questions: Vectors) -> Ids:
