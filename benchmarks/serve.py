@@ -1,60 +1,58 @@
-"""Our service one request at a time, with 16 clients, and beside `transformers serve`, in one run.
+"""The service with real weights: throughput beside other servers in one run, and what it does under load.
 
-    python benchmarks/serve.py [--requests 128] [--clients 16] [--data ../shared/data/squad-xquad-en]
-                               [--workspace FOLDER] [--base MODEL] [--skip-peer] [--soak 0]
+    python benchmarks/serve.py [--questions 32] [--clients 16] [--soak 2000] [--workspace FOLDER] [--base MODEL]
+                               [--data ../shared/data/squad-xquad-en] [--dtype auto] [--routes base,rag,tuned,hybrid]
+                               [--peer NAME=COMMAND-OR-URL] [--peer-model NAME=ID] [--peer-lora NAME=ID] [--no-peers]
 
-Four routes take turns over real questions (those of dev), greedily, up to 32 new tokens. The peer gets the very same
-prompts, but answers all of them with the base model: it has no retrieval and switches no adapters. A workspace given
-by name is used as it is (with its trained adapter); otherwise a temporary one is indexed and gets a LoRA adapter that
-has not been trained, which costs as much as one that has. `--soak N` adds N mixed requests and prints the memory.
+Four routes take turns over real questions (those of dev), greedily, up to 32 new tokens. Then: ten times the queue's
+capacity at once, `/healthz` while long prompts are read, the memory of one adapter more, and memory over `--soak` mixed
+requests. Every figure is printed with what it must be. Results are kept in `benchmarks/results/serve.json`:
+run again with the same settings, what is there is not repeated (delete the file to start anew).
+
+`transformers serve` is always measured, unless `--no-peers`. Any other server of the OpenAI protocol joins by `--peer`,
+which may be repeated: a command with `{port}` and `{model}` (the folder of the base model), or the URL of a server that
+runs. Peers get the very same prompts; all of them go to the base model, as peers have no retrieval and switch no
+adapters, unless `--peer-lora` names a LoRA module of the peer for the prompts of routes with an adapter.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import math
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
-import psutil
+from serving import (
+    EXTRA,
+    RESULTS,
+    Ask,
+    Results,
+    Task,
+    ask_ours,
+    ask_peer,
+    make_workspace,
+    measure,
+    openbook_command,
+    percentile,
+    prepare,
+    resident_megabytes,
+    server,
+    summary,
+)
 
-NEW_TOKENS = 32
-ROUTES = ("base", "rag", "tuned", "hybrid")
-CONFIG = "[model]\nbase = {model!r}\n[index]\ndocuments = {documents!r}\n[eval]\nquestions = {questions!r}\n"
-START_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Task:
-    """A question for a route, and the prompt that route makes of it."""
-
-    route: str
-    question: str
-    answers: tuple[str, ...]
-    prompt: str
-    stop: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    tokens: int
-    first_token: float
-    seconds: float
-
-
-Ask = Callable[[httpx.AsyncClient, Task], Awaitable[Reply]]
+WARM_UP = 8
+FLAT = 0.05
+HEALTH_SECONDS = 0.1
+LONG = 5000
+"""Tokens, about, of a prompt that takes long to read."""
+ADAPTER_SHARE = 1.2
 
 
 def main() -> None:
@@ -64,274 +62,257 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--base", default="bundled:smollm2-135m-instruct")
-    parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--routes", default="base,rag,tuned,hybrid")
+    parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--skip-peer", action="store_true")
-    parser.add_argument("--soak", type=int, default=0)
+    parser.add_argument("--soak", type=int, default=2000)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND-OR-URL")
+    parser.add_argument("--peer-model", action="append", default=[], metavar="NAME=ID")
+    parser.add_argument("--peer-lora", action="append", default=[], metavar="NAME=ID")
+    parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    if arguments.workspace is None and not (arguments.data / "documents.jsonl").is_file():
-        print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        workspace = arguments.workspace or Path(temporary)
-        if arguments.workspace is None:
-            make_workspace(arguments.data.resolve(), arguments.base, workspace)
-        run(workspace, arguments)
-
-
-def run(workspace: Path, arguments: argparse.Namespace) -> None:
-    tasks, model_folder, count_tokens = prepare(workspace, arguments.requests)
-    ours = ask_ours(count_tokens)
-    report: dict[str, object] = {"requests": len(tasks), "clients": arguments.clients}
-    openbook = Path(sys.executable).with_name("openbook")
-    with server([str(openbook), "serve", "-w", str(workspace), "--port", "{port}"], "/readyz") as (
-        url,
-        process,
-    ):
-        measure(url, ours, tasks[:8], 4)  # loads adapters, fills the prefix cache
-        single, single_seconds = measure(url, ours, tasks, 1)
-        report["ours, one at a time"] = summary(single, single_seconds)
-        report["ours, RSS MB before load"] = resident(process)
-        together, seconds = measure(url, ours, tasks, arguments.clients)
-        report[f"ours, {arguments.clients} clients"] = summary(together, seconds)
-        report["ours, RSS MB after load"] = resident(process)
-        report["concurrent against single"] = agreement(tasks, single, together)
-        if arguments.soak:
-            report["soak, RSS MB"] = soak(url, ours, tasks, arguments, process)
-    rates = {
-        name: value["tokens a second"]
-        for name, value in report.items()
-        if isinstance(value, dict) and "tokens a second" in value
+    workspace = arguments.workspace or RESULTS / "workspace"
+    if arguments.workspace is None:
+        if not (arguments.data / "documents.jsonl").is_file():
+            print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
+            return
+        make_workspace(arguments.data.resolve(), arguments.base, "auto", workspace)
+    tasks, model, count_tokens = prepare(workspace, arguments.questions, arguments.routes.split(","))
+    settings = {
+        name: getattr(arguments, name) for name in ("base", "dtype", "routes", "questions", "clients", "soak")
     }
-    if not arguments.skip_peer:
-        transformers = Path(sys.executable).with_name("transformers")
-        command = [str(transformers), "serve", str(model_folder), "--port", "{port}", "--device", "cpu"]
-        with server(command, "/health") as (url, process):
-            peer = ask_peer(str(model_folder), count_tokens)
-            measure(url, peer, tasks[:2], 1)
-            replies, seconds = measure(url, peer, tasks, arguments.clients)
-            name = f"transformers serve, {arguments.clients} clients"
-            report[name] = summary(replies, seconds)
-            rates[name] = report[name]["tokens a second"]
-            report["transformers serve, RSS MB"] = resident(process)
-    best = rates[f"ours, {arguments.clients} clients"]
-    report["ratio of tokens a second"] = {
-        f"to {name}": round(best / rate, 2) for name, rate in rates.items() if rate
-    }
-    print(json.dumps(report, indent=2))
+    results = Results(RESULTS / "serve.json", {**settings, "workspace": str(workspace)})
+    command = openbook_command("serve", "-w", str(workspace), "--port", "{port}")
+    with server(command, {"OPENBOOK_MODEL__DTYPE": arguments.dtype}) as (url, pid):
+        measure_ours(results, url, pid, ask_ours(count_tokens), tasks, arguments)
+    if not arguments.no_peers:
+        measure_peers(results, model, count_tokens, tasks, arguments)
+    sys.exit(report(results.parts, tasks, arguments.clients))
 
 
-def make_workspace(data: Path, model: str, workspace: Path) -> None:
-    """An index of the documents, and an untrained LoRA adapter under the name that the standard routes use."""
-    documents, questions = str(data / "documents.jsonl"), str(data / "questions.jsonl")
-    (workspace / "openbook.toml").write_text(
-        CONFIG.format(model=model, documents=documents, questions=questions)
-    )
-    openbook = Path(sys.executable).with_name("openbook")
-    subprocess.run([openbook, "index", "-w", workspace], check=True)
-
-    from safetensors.torch import save_file
-
-    from indexer.config import Workspace
-    from tuner.base_model import load_base
-    from tuner.config import TuneConfig
-    from tuner.methods import attach
-    from tuner.registry import Manifest, Registry
-
-    base = load_base(model)
-    attached = attach(base.model, TuneConfig())
-    tensors, config = attached.saved()
-
-    def write(folder: Path) -> None:
-        save_file(tensors, folder / "adapter_model.safetensors")
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-
-    empty = {"str": "", "int": 0, "float": 0.0}
-    manifest = {
-        name: empty.get(str(field.annotation.__name__ if field.annotation else ""), {})
-        for name, field in Manifest.model_fields.items()
-        if field.is_required() and name != "weights_hash"
-    }
-    registry = Registry(Workspace(workspace).adapters)
-    registry.add("mixed", write, manifest | {"base_model": base.name, "base_model_hash": base.hash})
-    registry.promote("mixed", 1)
-
-
-def prepare(workspace: Path, requests: int) -> tuple[list[Task], Path, Callable[[str], int]]:
-    """The tasks, the folder of the base model, and a way to count its tokens."""
-    from cli.serve import open_routes
-    from indexer.config import Workspace
-    from indexer.corpus import Split
-    from indexer.readers import read_questions
-    from service.config import routes_from_config
-    from settings import load_settings
-    from tuner.base_model import resolve_model
-
-    place = Workspace(workspace.resolve())
-    settings = load_settings(place)
-    answerer = open_routes(place, settings, routes_from_config(settings.routes))
-    asked = [
-        q
-        for q in read_questions(place.resolve(settings.eval.questions))
-        if q.split is Split.DEV and q.answerable
-    ]
-    pairs = [(asked[i // len(ROUTES) % len(asked)], ROUTES[i % len(ROUTES)]) for i in range(requests)]
-    prepared = answerer.prepare([(q.text, answerer.route(name)) for q, name in pairs])
-    tokenizer = answerer.base.tokenizer
-    tasks = [
-        Task(name, q.text, tuple(q.answers), tokenizer.decode(p.request.prompt), p.request.sampling.stop)
-        for (q, name), p in zip(pairs, prepared, strict=True)
-    ]
-    return tasks, resolve_model(settings.model.base), lambda text: len(tokenizer(text)["input_ids"])
-
-
-@contextmanager
-def server(command: Sequence[str], health: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The URL of a server while it runs in a process of its own."""
-    port = 20_000 + os.getpid() % 10_000
-    started = time.monotonic()
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([part.format(port=port) for part in command], stdout=quiet, stderr=quiet)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                if httpx.get(url + health, timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
-            if process.poll() is not None or time.monotonic() - started > START_SECONDS:
-                sys.exit(f"{command[0]} did not start")
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def ask_ours(count_tokens: Callable[[str], int]) -> Ask:
-    async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
-        body = {
-            "model": task.route,
-            "messages": [{"role": "user", "content": task.question}],
-            "max_tokens": NEW_TOKENS,
-            "stream": True,
+def measure_ours(
+    results: Results, url: str, pid: int, ours: Ask, tasks: Sequence[Task], arguments: argparse.Namespace
+) -> None:
+    def timed(clients: int) -> dict[str, Any]:
+        replies, seconds = measure(url, ours, tasks, clients)
+        return {
+            **summary(replies, seconds),
+            "resident MB": resident_megabytes(pid),
+            "texts": [r.text for r in replies],
         }
-        return await read(
-            client, "/v1/chat/completions", body, count_tokens, lambda c: c["delta"].get("content")
+
+    measure(url, ours, tasks[:WARM_UP], 4)  # loads adapters, fills the prefix cache
+    results.part("ours, one at a time", lambda: timed(1))
+    results.part(f"ours, {arguments.clients} clients", lambda: timed(arguments.clients))
+    results.part("overload", lambda: asyncio.run(overload(url, tasks)))
+    results.part("health during a long prefill", lambda: asyncio.run(health(url)))
+    if arguments.workspace is None:
+        results.part(
+            "one adapter more", lambda: one_adapter_more(url, pid, ours, tasks, RESULTS / "workspace")
         )
-
-    return ask
-
-
-def ask_peer(model: str, count_tokens: Callable[[str], int]) -> Ask:
-    async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
-        body = {
-            "model": model,
-            "prompt": task.prompt,
-            "max_tokens": NEW_TOKENS,
-            "temperature": 0.0,
-            "stream": True,
-            **({"stop": list(task.stop)} if task.stop else {}),
-        }
-        return await read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"))
-
-    return ask
+    if arguments.soak:
+        results.part("memory", lambda: soak(url, pid, ours, tasks, arguments))
 
 
-async def read(
-    client: httpx.AsyncClient,
-    path: str,
-    body: dict[str, object],
+def measure_peers(
+    results: Results,
+    model: Path,
     count_tokens: Callable[[str], int],
-    text_of: Callable[[dict[str, dict[str, str]]], str | None],
-) -> Reply:
-    """One streamed reply; a server that is busy is asked again after a moment."""
-    started, first, text = time.monotonic(), 0.0, ""
-    async with client.stream("POST", path, json=body) as response:
-        if response.status_code == 503:
-            await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
-            return await read(client, path, body, count_tokens, text_of)
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            if "choices" not in event:
-                raise RuntimeError(f"{path}: {event}")
-            for choice in event["choices"]:
-                if piece := text_of(choice):
-                    first = first or time.monotonic() - started
-                    text += piece
-    seconds = time.monotonic() - started
-    return Reply(text, count_tokens(text), first or seconds, seconds)
+    tasks: Sequence[Task],
+    arguments: argparse.Namespace,
+) -> None:
+    transformers = Path(sys.executable).with_name("transformers")
+    peers = {"transformers serve": f"{transformers} serve {model} --port {{port}} --device cpu"}
+    peers |= _named(arguments.peer)
+    models, loras = _named(arguments.peer_model), _named(arguments.peer_lora)
+    for name, command in peers.items():
+
+        def timed(name: str = name, command: str = command) -> dict[str, Any]:
+            try:
+                with server(command.replace("{model}", str(model))) as (url, pid):
+                    known = (
+                        str(model) if name == "transformers serve" else models.get(name) or first_model(url)
+                    )
+                    peer = ask_peer(known, loras.get(name), count_tokens)
+                    measure(url, peer, tasks[:4], 1)
+                    replies, seconds = measure(url, peer, tasks, arguments.clients)
+                    return {**summary(replies, seconds), "resident MB": resident_megabytes(pid)}
+            except (RuntimeError, httpx.HTTPError) as error:
+                return {"failed": f"{type(error).__name__}: {error}"[:300]}
+
+        results.part(f"{name}, {arguments.clients} clients", timed)
 
 
-def measure(url: str, ask: Ask, tasks: Sequence[Task], clients: int) -> tuple[list[Reply], float]:
-    """Every reply in order, and the seconds that all took together."""
-
-    async def all_of_them() -> list[Reply]:
-        free = asyncio.Semaphore(clients)
-        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-
-            async def one(task: Task) -> Reply:
-                async with free:
-                    return await ask(client, task)
-
-            return await asyncio.gather(*(one(task) for task in tasks))
-
-    started = time.monotonic()
-    replies = asyncio.run(all_of_them())
-    return replies, time.monotonic() - started
+def first_model(url: str) -> str:
+    return str(httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"])
 
 
-def summary(replies: Sequence[Reply], seconds: float) -> dict[str, float]:
-    def percentile(values: Sequence[float], share: float) -> float:
-        return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 3)
+async def overload(url: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Ten times the queue's capacity at once: what came back, and whether any answer is another question's."""
+    capacity = 64
+    asked = [tasks[i % len(tasks)] for i in range(10 * capacity)]
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
-    times, firsts = [r.seconds for r in replies], [r.first_token for r in replies]
+        async def one(task: Task) -> httpx.Response:
+            return await client.post("/v1/answer", json={"question": task.question, "route": task.route})
+
+        responses = await asyncio.gather(*(one(task) for task in asked), return_exceptions=True)
+    lost = [r for r in responses if isinstance(r, BaseException)]
+    whole = [(t, r) for t, r in zip(asked, responses, strict=True) if isinstance(r, httpx.Response)]
+    answered = [(t, r.json()) for t, r in whole if r.status_code == 200]
     return {
-        "tokens a second": round(sum(r.tokens for r in replies) / seconds, 1),
-        "requests a second": round(len(replies) / seconds, 2),
-        "seconds p50": percentile(times, 0.5),
-        "seconds p95": percentile(times, 0.95),
-        "first token p50": percentile(firsts, 0.5),
-        "first token p95": percentile(firsts, 0.95),
+        "asked": len(asked),
+        "statuses": dict(Counter(str(r.status_code) for _, r in whole)),
+        "lost": len(lost),
+        "503 without Retry-After": sum(
+            r.status_code == 503 and not r.headers.get("Retry-After", "").isdigit() for _, r in whole
+        ),
+        "of another question or route": sum(
+            (body["question"], body["route"]) != (task.question, task.route) for task, body in answered
+        ),
     }
 
 
-def agreement(tasks: Sequence[Task], single: Sequence[Reply], together: Sequence[Reply]) -> dict[str, object]:
-    """How many answers are the same, and the difference in token F1 with its 95 % interval."""
-    from eval.metrics.token_f1 import token_f1
-
-    differences = [
-        token_f1(b.text, task.answers) - token_f1(a.text, task.answers)
-        for task, a, b in zip(tasks, single, together, strict=True)
-    ]
-    mean = statistics.fmean(differences)
-    half = 1.96 * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    same = sum(a.text == b.text for a, b in zip(single, together, strict=True))
+async def health(url: str) -> dict[str, Any]:
+    """`/healthz` fifty times a second while long prompts are read."""
+    long = {"question": "why " * LONG, "route": "base"}
+    waits = []
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        await client.get("/healthz")
+        reading = [asyncio.create_task(client.post("/v1/answer", json=long)) for _ in range(2)]
+        while not all(task.done() for task in reading):
+            started = time.monotonic()
+            (await client.get("/healthz")).raise_for_status()
+            waits.append(time.monotonic() - started)
+            await asyncio.sleep(0.02)
+        statuses = Counter(str(task.result().status_code) for task in reading)
     return {
-        "equal": f"{same} of {len(tasks)}",
-        "F1 difference": round(mean, 4),
-        "interval": [round(mean - half, 4), round(mean + half, 4)],
+        "answers": dict(statuses),
+        "checks": len(waits),
+        "seconds p50": percentile(waits, 0.5),
+        "seconds p99": percentile(waits, 0.99),
+        "seconds most": round(max(waits), 4),
+    }
+
+
+def one_adapter_more(
+    url: str, pid: int, ours: Ask, tasks: Sequence[Task], workspace: Path
+) -> dict[str, float]:
+    """Resident memory before and after routes with other adapters are first asked, by adapter."""
+    task = next(t for t in tasks if t.adapter)
+    measure(url, ours, [task] * 4, 1)
+    before = resident_megabytes(pid)
+    measure(url, ours, [replace(task, route=f"extra{n}") for n in range(EXTRA)], 1)
+    after = resident_megabytes(pid)
+    weights = next(workspace.rglob("extra0/1/adapter_model.safetensors"))
+    return {
+        "MB": round((after - before) / EXTRA, 1),
+        "MB of the file": round(weights.stat().st_size / 1e6, 1),
     }
 
 
 def soak(
-    url: str, ask: Ask, tasks: Sequence[Task], arguments: argparse.Namespace, process: psutil.Process
-) -> list[int]:
-    """Memory after every tenth of the requests."""
-    left, sizes = arguments.soak, [resident(process)]
-    while left > 0:
-        part = min(left, max(1, arguments.soak // 10))
-        measure(url, ask, [tasks[i % len(tasks)] for i in range(part)], arguments.clients)
-        sizes.append(resident(process))
-        left -= part
-    return sizes
+    url: str, pid: int, ours: Ask, tasks: Sequence[Task], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Resident memory after every twentieth of the requests; the first tenth warms up."""
+    step = max(1, arguments.soak // 20)
+    sizes = []
+    for place in range(0, arguments.soak, step):
+        part = [tasks[i % len(tasks)] for i in range(place, min(place + step, arguments.soak))]
+        measure(url, ours, part, arguments.clients)
+        sizes.append(resident_megabytes(pid))
+    steady = sizes[2:] or sizes
+    middle = statistics.median(steady)
+    return {
+        "requests": arguments.soak,
+        "MB": sizes,
+        "furthest from the median": round(max(abs(size - middle) for size in steady) / middle, 4),
+    }
 
 
-def resident(process: psutil.Process) -> int:
-    return round(process.memory_info().rss / 1e6)
+def report(parts: dict[str, Any], tasks: Sequence[Task], clients: int) -> int:
+    """Print every figure with what it must be; the exit code."""
+    together, alone = parts[f"ours, {clients} clients"], parts["ours, one at a time"]
+    print("| server | tokens/s | p50 s | p95 s | first token p50 s | p95 s | resident MB | ours is |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, part in parts.items():
+        if "failed" in part:
+            print(f"| {name} | {part['failed']} | | | | | | |")
+        elif "tokens a second" in part:
+            ratio = together["tokens a second"] / max(part["tokens a second"], 0.1)
+            figures = [part[k] for k in ("tokens a second", "seconds p50", "seconds p95")]
+            figures += [part[k] for k in ("first token p50", "first token p95", "resident MB")]
+            print(f"| {name} | {' | '.join(map(str, figures))} | {ratio:.2f}x |")
+    equal = sum(a == b for a, b in zip(alone["texts"], together["texts"], strict=True))
+    print(
+        f"\n{equal} of {len(tasks)} answers under load equal those alone (benchmarks/equality.py looks closer)\n"
+    )
+    checks = [
+        _ratio("at least 4 times one at a time", together, alone, 4),
+        _ratio(
+            "at least 2 times transformers serve",
+            together,
+            parts.get(f"transformers serve, {clients} clients"),
+            2,
+        ),
+        *(
+            _ratio(f"at least 3 times {name}", together, part, 3)
+            for name, part in parts.items()
+            if "vllm" in name.lower()
+        ),
+        *_load_checks(parts),
+    ]
+    failed = 0
+    for wanted, found, passed in checks:
+        failed += passed is False
+        print(f"{'not run' if passed is None else 'pass' if passed else 'FAIL'}: {wanted}: {found}")
+    return 1 if failed else 0
+
+
+def _ratio(
+    wanted: str, ours: dict[str, Any], other: dict[str, Any] | None, least: float
+) -> tuple[str, str, bool | None]:
+    if other is None or "failed" in other:
+        return wanted, "-", None
+    ratio = ours["tokens a second"] / max(other["tokens a second"], 0.1)
+    return wanted, f"{ratio:.2f}", ratio >= least
+
+
+def _load_checks(parts: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
+    over, healthy = parts["overload"], parts["health during a long prefill"]
+    sound = set(over["statuses"]) <= {"200", "503"} and not over["lost"]
+    sound = sound and not over["503 without Retry-After"] and not over["of another question or route"]
+    p99 = healthy["seconds p99"]
+    checks: list[tuple[str, str, bool | None]] = [
+        ("10 times the queue: only 200, or 503 with Retry-After; none lost or mixed", str(over), sound),
+        (
+            "/healthz p99 below 100 ms during a long prefill",
+            f"{1000 * p99:.0f} ms, {healthy['checks']} checks, answers {healthy['answers']}",
+            p99 < HEALTH_SECONDS and set(healthy["answers"]) == {"200"},
+        ),
+    ]
+    if memory := parts.get("memory"):
+        furthest = memory["furthest from the median"]
+        wanted = f"memory within 5 % over {memory['requests']} requests"
+        checks.append((wanted, f"{100 * furthest:.1f} %, MB {memory['MB']}", furthest <= FLAT))
+    if more := parts.get("one adapter more"):
+        share = more["MB"] / more["MB of the file"]
+        checks.append(
+            ("one adapter more takes at most 1.2 times its file", f"{share:.2f}", share <= ADAPTER_SHARE)
+        )
+    return checks
+
+
+def _named(pairs: Sequence[str]) -> dict[str, str]:
+    named = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not value:
+            sys.exit(f"{pair!r} is not NAME=VALUE")
+        named[name] = value
+    return named
 
 
 if __name__ == "__main__":
