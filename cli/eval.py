@@ -201,6 +201,28 @@ def eval_router(workspace: Workspace, as_json: bool, names: Sequence[str]) -> No
     train_and_score(workspace, settings.model, settings.eval, chosen, as_json, settings.index)
 
 
+@eval_command.command("questions")
+@workspace_option
+@json_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write (default: eval.questions).",
+)
+@click.option("--count", type=click.IntRange(min=3), default=300, help="Most questions.", show_default=True)
+@click.option("--by-rule", is_flag=True, help="Ask no language model, even if tune.synthesis names one.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def eval_questions(
+    workspace: Workspace, as_json: bool, output: Path | None, count: int, by_rule: bool, force: bool
+) -> None:
+    """Make questions from the indexed documents, for want of real ones; they are marked as synthetic."""
+    from eval.question_commands import eval_questions as write
+
+    settings = load_settings(workspace)
+    path = output or workspace.resolve(settings.eval.questions)
+    write(workspace, path, None if by_rule else settings.tune.synthesis, count, force, as_json)
+
+
 def evaluate_routes(
     workspace: Workspace,
     settings: Settings,

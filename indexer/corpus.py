@@ -56,6 +56,8 @@ class Question:
     document_ids: tuple[str, ...]
     split: Split
     evidence: tuple[Evidence, ...] = ()
+    synthetic: bool = False
+    """Whether it was made from the documents instead of asked by somebody; said wherever scores are shown."""
 
     @property
     def answerable(self) -> bool:

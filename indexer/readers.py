@@ -254,6 +254,7 @@ def _question(
         document_ids=tuple(line.document_ids or dict.fromkeys(span.document_id for span in evidence)),
         split=split,
         evidence=tuple(evidence),
+        synthetic=line.synthetic,
     )
 
 
@@ -298,3 +299,4 @@ class _QuestionLine(BaseModel):
     split: Split | None = None
     evidence: list[_EvidenceLine] = []
     section_ids: list[Text] = []
+    synthetic: bool = False
