@@ -58,7 +58,7 @@ def answer_rows(
     return [
         Row(
             question,
-            is_synthetic(question),
+            question.synthetic,
             [_cell(question, routes[name], given[index].answer, metric) for name, given in records.items()],
         )
         for index, question in enumerate(questions)
@@ -111,11 +111,6 @@ def html_bytes(text: str) -> int:
 def clip(text: str, length: int) -> str:
     """The first `length` characters, with a sign that there were more."""
     return text if len(text) <= length else f"{text[:length]}…"
-
-
-def is_synthetic(question: Question) -> bool:
-    """Whether nobody asked the question: it was made from a document."""
-    return bool(getattr(question, "synthetic", False))
 
 
 def _json_bytes(text: str) -> int:

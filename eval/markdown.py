@@ -76,6 +76,7 @@ def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> 
     sections = [
         "# Evaluation",
         f"**Use {result.verdict.recommended}.** {result.verdict.reason}",
+        *synthetic_line(result),
         markdown_table(result),
         *_majority_line(result),
         "## Meaning and passages",
@@ -96,6 +97,14 @@ def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> 
         measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def synthetic_line(result: EvaluationResult) -> list[str]:
+    """What to keep in mind of questions that nobody asked; nothing where all are real."""
+    made, asked = result.provenance.synthetic_questions, next(iter(result.routes.values())).n
+    if not made:
+        return []
+    return [f"{made} of {asked} questions are synthetic (made from the documents): read the scores with care."]
 
 
 def _majority_line(result: EvaluationResult) -> list[str]:

@@ -212,6 +212,8 @@ class Provenance(_Section):
     index_generation: int | None
     questions: str
     documents_asked_about: int
+    synthetic_questions: int = 0
+    """How many were made from the documents instead of asked by somebody."""
     base_model: str
     base_model_hash: str
     adapters: dict[str, str]

@@ -304,6 +304,7 @@ def provenance_of(
         index_generation=setup.index_generation,
         questions=questions_hash(questions),
         documents_asked_about=len({cluster_of(question) for question in questions}),
+        synthetic_questions=sum(question.synthetic for question in questions),
         base_model=setup.base_model,
         base_model_hash=setup.base_model_hash,
         adapters=dict(setup.adapters),

@@ -229,7 +229,10 @@ def test_synthetic_questions_are_marked_as_such(tmp_path: Path, evaluation: Eval
         name for _, attributes in Tags(html_of(evaluation)).found for name in attributes
     }
     made = [replace(q, synthetic=number < 4) for number, q in enumerate(make_questions(12))]
-    html = html_of(run(tmp_path, made))
+    synthetic = run(tmp_path, made)
+    html = html_of(synthetic)
+    assert synthetic.result.provenance.synthetic_questions == 4
+    assert "4 of 12 questions are synthetic" in (synthetic.folder / "report.md").read_text()
     assert "4 of 12 questions were made from the documents" in html
     assert sum("data-synthetic" in attributes for _, attributes in Tags(html).found) == 4
 
