@@ -104,7 +104,9 @@ def synthetic_line(result: EvaluationResult) -> list[str]:
     made, asked = result.provenance.synthetic_questions, next(iter(result.routes.values())).n
     if not made:
         return []
-    return [f"{made} of {asked} questions are synthetic (made from the documents): read the scores with care."]
+    return [
+        f"{made} of {asked} questions are synthetic (made from the documents): read the scores with care."
+    ]
 
 
 def _majority_line(result: EvaluationResult) -> list[str]:
