@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class Feedback:
 
     def rate(self, answer: Answer, rating: int) -> str:
         """Keep that an answer is good (1) or bad (-1), in place of what was said of it before; returns its id."""
-        with self._lock:
+        with self._transaction():
             self._keep([answer])
             self._connection.execute(
                 "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?)", (answer.id, rating, time.time())
@@ -98,7 +99,7 @@ class Feedback:
         if preferred.id == rejected.id:
             raise FeedbackError("an answer cannot be better than itself; name two")
         preference_id = uuid.uuid4().hex[:16]
-        with self._lock:
+        with self._transaction():
             self._keep([preferred, rejected])
             self._connection.execute(
                 "INSERT INTO preferences VALUES (?, ?, ?, ?)",
@@ -139,9 +140,16 @@ class Feedback:
 
     def forget_document(self, document_id: str) -> None:
         """Drop every answer that was shown a passage of the document, with what was said of it."""
-        with self._lock:
+        with self._transaction():
             for statement in _FORGET:
                 self._connection.execute(statement, (document_id,) if "?" in statement else ())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written inside the block, or nothing of it."""
+        with self._lock, self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
 
     def _keep(self, answers: Sequence[Answer]) -> None:
         for answer in answers:

@@ -312,7 +312,8 @@ def _wait_for_end(process: subprocess.Popen[str]) -> int:
 
 def _end_orphan(pid: int, started: float) -> None:
     """Kill the process if it still is the one that began then: numbers are used again."""
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+    # One that has ended may still be listed, if nobody asks how.
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.TimeoutExpired):
         process = psutil.Process(pid)
         if process.create_time() == started:
             process.kill()

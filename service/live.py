@@ -46,15 +46,29 @@ class Told:
     decoded: Decoded
 
 
+MOST_DELETED = 10_000
+"""Documents: more than can be deleted, one after the other, while an answer is made."""
+
+
 class RecentAnswers:
     """The last answers by id, so that feedback can name them; in memory only."""
 
     def __init__(self, most: int = 500) -> None:
         self._most = most
         self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._deleted: OrderedDict[str, int] = OrderedDict()
 
     def add(self, answer: Answer) -> None:
-        """Remember an answer and forget the oldest."""
+        """Remember an answer and forget the oldest.
+
+        One without a question (its prompt was token ids) is no use to feedback; one that was shown a document which
+        has been deleted since would bring its text back.
+        """
+        generation = answer.generation or 0
+        if not answer.question or any(
+            generation < self._deleted.get(c.document_id, 0) for c in answer.contexts
+        ):
+            return
         self._answers[answer.id] = answer
         self._answers.move_to_end(answer.id)
         if len(self._answers) > self._most:
@@ -64,8 +78,12 @@ class RecentAnswers:
         """The answer of that id, unless it is forgotten."""
         return self._answers.get(answer_id)
 
-    def forget_document(self, document_id: str) -> None:
-        """Drop every answer that was shown a passage of the document."""
+    def forget_document(self, document_id: str, generation: int) -> None:
+        """Drop every answer that was shown a passage of the document, which the index lacks since `generation`."""
+        self._deleted[document_id] = generation
+        self._deleted.move_to_end(document_id)
+        if len(self._deleted) > MOST_DELETED:
+            self._deleted.popitem(last=False)
         shown = [
             a.id
             for a in list(self._answers.values())

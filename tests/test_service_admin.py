@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from indexer.documents import delete_document
 from indexer.locking import writer_lock
 from service.answering import Answerer
 from service.app import create_app
@@ -314,6 +315,19 @@ def test_feedback_names_answers_and_is_exported(client: TestClient, generator: S
     assert code == (404, "answer_not_found")
     twice = {"preferred": good["id"], "rejected": good["id"]}
     assert error_code(client, "POST", "/v1/feedback", json=twice) == (400, "invalid_feedback")
+
+
+def test_deleting_again_forgets_feedback_that_a_killed_service_left(
+    client: TestClient, bench: Workbench, generator: ScriptedGenerator
+) -> None:
+    client.put("/v1/documents/tides.md", json=TIDES)
+    generator.enqueue("at 06:40", "at noon")
+    first, second = ask(client, question="When is high water?"), ask(client, question="When is high water?")
+    assert client.post("/v1/feedback", json={"preferred": first["id"], "rejected": second["id"]}).is_success
+    delete_document(bench.workspace, "tides.md")  # and killed
+    assert len(list(bench.feedback.pairs())) == 1
+    assert error_code(client, "DELETE", "/v1/documents/tides.md") == (404, "document_not_found")
+    assert list(bench.feedback.pairs()) == []
 
 
 def test_readers_look_and_rate_and_only_admins_change_things(

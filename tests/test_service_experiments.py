@@ -193,6 +193,13 @@ def test_feedback_after_a_restart_still_counts(tmp_path: Path) -> None:
         assert rate(client, "0" * 24, "good") == 404
 
 
+def test_continued_token_ids_are_no_question_that_failed(client: TestClient) -> None:
+    client.post("/v1/experiments", json=TRIAL)
+    body = {"model": "experiment:trial", "prompt": [1, 2, 3]}
+    assert rate(client, client.post("/v1/completions", json=body).json()["id"], "bad") == 201
+    assert client.get("/v1/experiments/trial/failures").text == ""
+
+
 def test_failures_are_refused_as_questions_until_a_person_answers_them(
     client: TestClient, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from service.answering import Answer, Citation, Timings
 from service.feedback import Feedback, FeedbackError, as_line
+from service.live import RecentAnswers
 
 TOWER = Citation(1, "tower.md", "Tower", 1, 0, 11, "88 metres.", 1.0)
 BELL = Citation(1, "bell.md", "Bell", 2, 0, 11, "Rings at 9.", 1.0)
@@ -102,6 +105,29 @@ def test_deleted_document_is_not_in_the_feedback_any_more(feedback: Feedback, tm
     feedback.forget_document("tower.md")
     assert [chosen for _, chosen, _ in exported(feedback)] == ["10"]
     assert b"88 metres" not in (tmp_path / "feedback.sqlite").read_bytes()
+
+
+def test_forgetting_that_fails_changes_nothing_and_can_be_done_again(
+    feedback: Feedback, tmp_path: Path
+) -> None:
+    feedback.prefer(answer("88", TOWER), answer("9", TOWER))
+    with closing(sqlite3.connect(tmp_path / "feedback.sqlite")) as other:
+        other.execute("CREATE TRIGGER full BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'full'); END")
+        with pytest.raises(sqlite3.IntegrityError):
+            feedback.forget_document("tower.md")
+        assert len(exported(feedback)) == 1
+        other.execute("DROP TRIGGER full")
+    feedback.forget_document("tower.md")
+    assert exported(feedback) == []
+
+
+def test_answer_that_was_shown_a_document_deleted_meanwhile_is_not_remembered() -> None:
+    recent = RecentAnswers()
+    recent.forget_document("tower.md", generation=2)
+    late, since, other = answer("88", TOWER), replace(answer("90", TOWER), generation=2), answer("9", BELL)
+    for one in (late, since, other):
+        recent.add(one)
+    assert [recent.get(one.id) for one in (late, since, other)] == [None, since, other]
 
 
 def test_same_answer_may_come_again_as_another_object(feedback: Feedback) -> None:

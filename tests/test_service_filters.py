@@ -96,3 +96,9 @@ def test_filter_with_an_impossible_value_is_refused(client: TestClient) -> None:
 )
 def test_route_and_caller_must_both_agree(ours: Where, theirs: Where, both: Where) -> None:
     assert dict(Route("rag", retrieve=True, where=ours).restricted(theirs).where) == both
+
+
+def test_more_values_than_the_index_can_compare_are_refused(client: TestClient) -> None:
+    body = {"query": TOWER, "where": {"level": [1] * 300_000}}
+    refused = client.post("/v1/index/search", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "where")
