@@ -14,7 +14,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent
 SKEIN = ROOT / "examples" / "skein"
@@ -23,7 +23,7 @@ CONFIG = """\
 [tune]
 document_passes = 1
 closed_book_passes = 1
-open_book_passes = 2
+open_book_passes = 1
 dev_checks = 1
 [eval]
 resamples = 1000

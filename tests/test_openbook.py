@@ -1,11 +1,13 @@
 """The command line: what users see, and what they see when something is wrong."""
 
+import io
 import json
-import os
+import logging
 import re
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,32 @@ import settings
 from indexer.config import Workspace
 
 
-def run(*arguments, env=None):
+def run_process(*arguments):
     """The command as a process, as users run it."""
     return subprocess.run(
         [sys.executable, "-m", "openbook", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, **(env or {})},
         check=False,
     )
+
+
+def run(*arguments):
+    """The command in this process, which need not import everything again."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    logger = logging.getLogger("openbook")
+    level, before = logger.level, sys.argv
+    sys.argv = ["openbook", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            openbook.main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = before
+        logger.setLevel(level)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def fails(result, said, code=2):
@@ -43,9 +61,9 @@ def workspace(tmp_path):
 
 
 def test_init_writes_a_file_that_loads_with_defaults_and_is_not_overwritten(tmp_path):
-    assert run("init", tmp_path / "new").returncode == 0
+    assert run_process("init", tmp_path / "new").returncode == 0
     assert settings.load_settings(Workspace(tmp_path / "new")) == settings.Settings()
-    fails(run("init", tmp_path / "new"), "exists already")
+    fails(run_process("init", tmp_path / "new"), "exists already")
 
 
 def test_template_shows_true_defaults():
@@ -115,7 +133,7 @@ def test_untrained_adapter_says_how_to_train_it(workspace):
 
 
 def test_unknown_option_is_a_usage_error(workspace):
-    assert run("index", "--wrkspace", workspace).returncode == 2
+    assert run_process("index", "--wrkspace", workspace).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -133,19 +133,28 @@ def test_killed_model_thread_is_seen_and_replaced(
     url: str, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = post(url).json()["answer"]
+    revive, step = ModelThread.revive, answerer.generator.step
+    died, seen = threading.Event(), threading.Event()
 
-    def die() -> None:
-        monkeypatch.undo()
+    def die_once() -> object:
+        if died.is_set():
+            return step()
+        died.set()
         raise SystemExit
 
-    monkeypatch.setattr(answerer.generator, "step", die)
+    def revive_once_seen(thread: ModelThread) -> None:
+        if seen.is_set():
+            revive(thread)
+
+    monkeypatch.setattr(answerer.generator, "step", die_once)
+    monkeypatch.setattr(ModelThread, "revive", revive_once_seen)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, url)
-        statuses = []
         while not answer.done():
-            statuses.append(httpx.get(f"{url}/readyz").status_code)
+            if httpx.get(f"{url}/readyz").status_code == 503:
+                seen.set()
         assert answer.result().json()["answer"] == expected
-    assert 503 in statuses
+    assert seen.is_set()
     assert httpx.get(f"{url}/readyz").status_code == 200
     assert post(url).json()["answer"] == expected
 
