@@ -242,8 +242,9 @@ def model_folder(ref: str, role: str) -> Path:
     try:
         return Path(snapshot_download(ref, allow_patterns=list(_MODEL_FILES)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        what = " ".join(str(error).split())  # the hub's take several lines
         raise EncoderError(
-            f"{role} {ref!r} is neither a folder nor a Hugging Face model within reach ({error})"
+            f"{role} {ref!r} is neither a folder nor a Hugging Face model within reach ({what})"
         ) from error
 
 

@@ -16,6 +16,10 @@ from indexer.corpus import CorpusError
 
 _MAX_CHARACTERS = 64_000
 _MAX_DEPTH = 32
+_MAX_BITS = 3400
+"""Of a whole number: about the 1,024 digits that metadata may have."""
+# PyYAML's constructors raise these for a tag that does not fit its value, such as `!!bool "maybe"`.
+_OF_A_TAG = (ValueError, OverflowError, LookupError, AttributeError, TypeError)
 
 _OPENING = re.compile(r"---[ \t]*\r?\n")
 _CLOSING = re.compile(r"^(?:---|\.\.\.)[ \t]*\r?$", re.MULTILINE)
@@ -64,7 +68,7 @@ def _load(block: str) -> object:
             if depth > _MAX_DEPTH:
                 raise CorpusError(f"front matter: nested more than {_MAX_DEPTH} deep; make it flat")
         return yaml.safe_load(block)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except (yaml.YAMLError, *_OF_A_TAG) as error:
         if isinstance(error, CorpusError):
             raise
         mark = getattr(error, "problem_mark", None)
@@ -78,4 +82,8 @@ def _load(block: str) -> object:
 def _scalar(value: object) -> str | float | bool | None:
     if isinstance(value, date):  # and datetime
         return value.isoformat()
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise CorpusError(
+            "front matter: holds a number of more than 1,000 digits; put it in quotes or shorten it"
+        )
     return value if isinstance(value, str | bool | int | float) else None

@@ -181,6 +181,15 @@ def test_a_model_that_cannot_rerank_is_refused(tmp_path: Path, built: dict[str, 
         load_reranker(str(folder))
 
 
+def test_a_model_out_of_reach_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("Got: ConnectError\nPlease check your internet connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(EncoderError, match=r"within reach .Got: ConnectError Please check"):
+        load_reranker("no-such/model")
+
+
 def test_pickled_weights_and_remote_code_are_refused(tmp_path: Path) -> None:
     folder = build_cross_encoder(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
