@@ -105,6 +105,8 @@ def restore(file: Path, workspace: Workspace, replace: bool = False) -> BackupRe
 
 
 def _restore(file: Path, workspace: Workspace, replace: bool) -> BackupReport:
+    if not file.is_file():
+        raise BackupError(f"{file}: no such file; name an archive that `openbook backup` wrote")
     aside = workspace.root / ".openbook" / ".restoring"
     shutil.rmtree(aside, ignore_errors=True)  # of a restoration that was interrupted
     aside.mkdir(parents=True)

@@ -196,6 +196,12 @@ def test_archive_that_is_not_right_is_refused_and_writes_nothing(
     assert not archive.with_name("evil").exists()
 
 
+def test_archive_that_is_not_there_is_named_and_nothing_made(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match=r"absent\.zip: no such file"):
+        restore(tmp_path / "absent.zip", Workspace(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("size", [0, 100, -1])
 def test_truncated_archive_is_refused(archive: Path, size: int) -> None:
     broken = archive.with_name("broken.zip")
