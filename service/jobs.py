@@ -220,6 +220,7 @@ class Jobs:
                 self._work(job)
             except Exception as error:
                 log.exception("job %s could not be run", job.id)
+                self._kill_current()
                 self._end(job.id, JobState.FAILED, error=f"could not be run ({type(error).__name__})")
 
     def _work(self, job: Job) -> None:
@@ -257,6 +258,15 @@ class Jobs:
                 self._end(job.id, JobState.DONE, result=json.dumps(result))
             else:
                 self._end(job.id, JobState.FAILED, error=failure or f"ended with status {status}")
+
+    def _kill_current(self) -> None:
+        """End the process of a job that can no longer be followed, so that the next one does not run beside it."""
+        with self._lock:
+            if self._current is not None:
+                process = self._current[1]
+                process.kill()
+                process.communicate()  # closes its pipe as well
+                self._current = None
 
     def _follow(self, job_id: str, process: subprocess.Popen[str]) -> str:
         """Keep the progress that the process reports; returns the failure that it names last."""

@@ -181,3 +181,19 @@ def test_second_service_of_a_workspace_takes_no_jobs(opened: Callable[..., Jobs]
 def test_unknown_job_is_named(opened: Callable[..., Jobs]) -> None:
     with pytest.raises(UnknownJob, match="no job 'nope'"):
         opened(TALKS).get("nope")
+
+
+def test_process_of_a_job_that_cannot_be_followed_is_ended(
+    opened: Callable[..., Jobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes: list[subprocess.Popen[str]] = []
+
+    def unable(_jobs: Jobs, _job_id: str, process: subprocess.Popen[str]) -> str:
+        processes.append(process)
+        raise OSError("no luck")
+
+    monkeypatch.setattr(Jobs, "_follow", unable)
+    jobs = opened(GOES_ON, str(tmp_path / "marks"))
+    job = until(jobs, jobs.submit(JobKind.SYNC).id, JobState.DONE, JobState.FAILED)
+    assert job.state is JobState.FAILED
+    assert processes[0].returncode == -signal.SIGKILL
