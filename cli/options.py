@@ -28,3 +28,10 @@ def workspace_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def not_empty(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a text of nothing but spaces."""
+    if not value.strip():
+        raise click.BadParameter(f"the {parameter.name} is empty; put words in it")
+    return value

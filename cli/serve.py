@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, workspace_option
+from cli.options import json_option, not_empty, workspace_option
 from indexer.config import Workspace
 from service.config import routes_from_config
 from settings import ConfigError, Settings, load_settings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @workspace_option
 @json_option
-@click.argument("question")
+@click.argument("question", callback=not_empty)
 @click.option("--route", default="rag", show_default=True)
 def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
     """Answer QUESTION by one route."""

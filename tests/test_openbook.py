@@ -132,6 +132,12 @@ def test_untrained_adapter_says_how_to_train_it(workspace):
     fails(run("ask", "What?", "--route", "tuned", "--workspace", workspace), "openbook tune")
 
 
+@pytest.mark.parametrize("command", [("ask",), ("index", "search")])
+def test_empty_questions_are_refused(workspace, command):
+    result = run(*command, "  ", "--workspace", workspace)
+    assert (result.returncode, "is empty" in result.stderr) == (2, True)
+
+
 def test_unknown_option_is_a_usage_error(workspace):
     assert run_process("index", "--wrkspace", workspace).returncode == 2
 
