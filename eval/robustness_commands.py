@@ -74,6 +74,7 @@ def format_robustness(result: RobustnessResult) -> str:
             "",
             aligned_table(["variant", "n", *result.scores], rows),
             "",
+            *_synthetic_line(result),
             *_notes(result),
         ]
     )
@@ -84,6 +85,11 @@ def _cell(change: Change | None) -> str:
         return "-"
     low, high = change.difference.ci
     return f"{change.score:.3f} {change.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}] {change.verdict}"
+
+
+def _synthetic_line(result: RobustnessResult) -> list[str]:
+    made = result.provenance.synthetic_questions
+    return [f"{made} of {result.n} questions are synthetic (made from the documents)."] if made else []
 
 
 def _notes(result: RobustnessResult) -> Iterator[str]:

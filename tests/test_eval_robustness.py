@@ -247,3 +247,12 @@ def test_the_right_passage_stands_where_it_is_put(subject: Subject) -> None:
             names = [context.document_id for context in answer.contexts]
             assert len(names) == 5
             assert names.index(questions[answer.question].document_ids[0]) == at
+
+
+def test_synthetic_questions_are_named_beside_the_table(tmp_path: Path) -> None:
+    asker = ScriptedRoutes(lambda text, route: right_answer(text))
+    for number in (0, 5):
+        questions = [replace(q, synthetic=n < number) for n, q in enumerate(make_questions(12))]
+        variants = [Variant(AS_ASKED, asker, questions, {"rag": ROUTES["rag"]})]
+        result = measure_robustness(variants, tmp_path, Split.TEST, SETTINGS, SETUP, ())
+        assert ("5 of 12 questions are synthetic" in format_robustness(result)) == (number == 5)
