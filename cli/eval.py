@@ -14,6 +14,7 @@ from eval.perturbations import Kind
 from indexer.config import Workspace
 from indexer.corpus import Split
 from service.config import routes_from_config
+from service.routes import Route
 from settings import ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -111,13 +112,18 @@ def eval_freshness(
     from eval.local import selected_routes
 
     settings = load_settings(workspace)
-    routes = routes_from_config(settings.routes)
-    for name in set(names) - routes.keys():
-        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
-    asked = {name: routes[name] for name in names} or routes
+    asked = _named_routes(settings, names)
     chosen = selected_routes(workspace, settings.model, settings.eval, asked, settings.index)
     trainer = _trainer(workspace, settings) if retrain else None
     measure(workspace, settings.model, settings.index, settings.eval, chosen, changes, trainer, as_json)
+
+
+def _named_routes(settings: Settings, names: Sequence[str]) -> dict[str, Route]:
+    """The routes given by `--route`, or all of them."""
+    routes = routes_from_config(settings.routes)
+    for name in set(names) - routes.keys():
+        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
+    return {name: routes[name] for name in names} or routes
 
 
 def _trainer(workspace: Workspace, settings: Settings) -> Trainer:
@@ -164,10 +170,7 @@ def eval_robustness(
     from eval.robustness_commands import eval_robustness as measure
 
     settings = load_settings(workspace)
-    routes = routes_from_config(settings.routes)
-    for name in set(names) - routes.keys():
-        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
-    asked = {name: routes[name] for name in names} or routes
+    asked = _named_routes(settings, names)
     chosen = selected_routes(workspace, settings.model, settings.eval, asked, settings.index)
     changed = [Kind(kind) for kind in kinds] or [*Kind]
     measure(
@@ -194,10 +197,7 @@ def eval_router(workspace: Workspace, as_json: bool, names: Sequence[str]) -> No
     from eval.router_commands import eval_router as train_and_score
 
     settings = load_settings(workspace)
-    routes = routes_from_config(settings.routes)
-    for name in set(names) - routes.keys():
-        raise ConfigError(f"--route {name}: unknown route; known: {', '.join(routes)}")
-    chosen = {name: routes[name] for name in names} or routes
+    chosen = _named_routes(settings, names)
     train_and_score(workspace, settings.model, settings.eval, chosen, as_json, settings.index)
 
 

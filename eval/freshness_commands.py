@@ -27,8 +27,9 @@ from eval.freshness import (
 )
 from eval.freshness_markdown import format_freshness
 from eval.local import local_setup
-from eval.provenance import Setup, library_versions, machine_facts, route_identity, route_options
+from eval.provenance import Setup, route_identity
 from eval.result import Provenance
+from eval.scoring import facts_of_run
 from eval.scratch import scratch_copy
 from eval.trial import Retrained, Trainer, Trial, Tried, uses
 from indexer.config import IndexConfig, ModelConfig, Workspace
@@ -36,7 +37,6 @@ from indexer.encoding import load_encoder
 from indexer.files import hash_json, write_atomically
 from indexer.readers import read_questions
 from service.routes import Route
-from tuner.prompt import prompt_hash
 from tuner.registry import Registry
 from tuner.trained_on import staleness
 
@@ -141,22 +141,14 @@ def _retraining(retrained: Retrained, prices: Prices) -> Retraining:
 def _provenance(
     changes: Sequence[Change], routes: Mapping[str, Route], settings: EvalConfig, setup: Setup
 ) -> Provenance:
-    return Provenance(
-        source=setup.source,
-        corpus=setup.corpus_hash,
-        index_generation=setup.index_generation,
-        questions=changes_hash(changes),
-        documents_asked_about=len({change.document_id for change in changes}),
-        base_model=setup.base_model,
-        base_model_hash=setup.base_model_hash,
-        adapters=dict(setup.adapters),
-        routes={name: route_options(route, setup) for name, route in routes.items()},
-        prompt=prompt_hash(),
-        settings=settings.model_dump(mode="json"),
-        seed=settings.seed,
-        versions=library_versions(),
-        machine=machine_facts(),
-        timing="questions asked one at a time; models loaded before, as in a running service",
+    return facts_of_run(
+        changes_hash(changes),
+        len({change.document_id for change in changes}),
+        0,
+        routes,
+        settings,
+        setup,
+        "questions asked one at a time; models loaded before, as in a running service",
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from math import ceil
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _written(settings: SynthesisConfig, chunks: Sequence[Chunk], count: int, cac
     )
     asked = _spread(chunks)[: ceil(_SPARE * count / only_questions.questions)]
     passages = [Passage(chunk.document_id, chunk.title, chunk.text, chunk.heading) for chunk in asked]
-    with _opened(only_questions, cache) as endpoint:
+    with closing(Endpoint(only_questions, cache)) as endpoint:
         return synthesise(endpoint, only_questions, passages, (), ())
 
 
@@ -76,15 +76,6 @@ def _spread(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 def _drawn(chunk: Chunk) -> str:
     return hash_text(chunk.document_id, str(chunk.start))
-
-
-@contextmanager
-def _opened(settings: SynthesisConfig, cache: Path) -> Iterator[Endpoint]:
-    endpoint = Endpoint(settings, cache)
-    try:
-        yield endpoint
-    finally:
-        endpoint.close()
 
 
 def _summary(output: Path, made: Made) -> dict[str, object]:

@@ -298,13 +298,28 @@ def provenance_of(
     timing: str,
 ) -> Provenance:
     """What the scores of these routes on these questions were measured on."""
+    documents = len({cluster_of(question) for question in questions})
+    synthetic = sum(question.synthetic for question in questions)
+    return facts_of_run(questions_hash(questions), documents, synthetic, routes, settings, setup, timing)
+
+
+def facts_of_run(
+    asked: str,
+    documents: int,
+    synthetic: int,
+    routes: Mapping[str, Route],
+    settings: EvalConfig,
+    setup: Setup,
+    timing: str,
+) -> Provenance:
+    """What something was measured on; `asked` is the hash of what was asked, about so many `documents`."""
     return Provenance(
         source=setup.source,
         corpus=setup.corpus_hash,
         index_generation=setup.index_generation,
-        questions=questions_hash(questions),
-        documents_asked_about=len({cluster_of(question) for question in questions}),
-        synthetic_questions=sum(question.synthetic for question in questions),
+        questions=asked,
+        documents_asked_about=documents,
+        synthetic_questions=synthetic,
         base_model=setup.base_model,
         base_model_hash=setup.base_model_hash,
         adapters=dict(setup.adapters),

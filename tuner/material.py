@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,28 +57,19 @@ def with_synthesis(
     material: Material, settings: SynthesisConfig, test: Sequence[Question], cache: Path
 ) -> Material:
     """The material and what the endpoint writes to it. Raises SynthesisError."""
-    with _opened(settings, cache) as endpoint:
+    with closing(Endpoint(settings, cache)) as endpoint:
         made = synthesise(endpoint, settings, material.passages, material.train, test)
     return replace(material, synthesised=made)
 
 
 def describe_synthesis(material: Material, settings: SynthesisConfig, cache: Path) -> str:
     """What synthesis would ask for, without asking."""
-    with _opened(settings, cache) as endpoint:
+    with closing(Endpoint(settings, cache)) as endpoint:
         found = estimate(endpoint, settings, material.passages, material.train)
     return (
         f"synthesis by {settings.model}: {found.requests:,} requests, at most {found.most_tokens:,} tokens "
         f"(allowed: {settings.max_tokens:,}); its rows are not counted below"
     )
-
-
-@contextmanager
-def _opened(settings: SynthesisConfig, cache: Path) -> Iterator[Endpoint]:
-    endpoint = Endpoint(settings, cache)
-    try:
-        yield endpoint
-    finally:
-        endpoint.close()
 
 
 def _search(retriever: Retriever) -> Search:
