@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +16,8 @@ from eval.run import Extras, evaluate
 from indexer.corpus import Question, Split
 from service.answering import Answer
 from service.routes import Route
+from tests.chromium import chromium
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_context, make_questions, right_answer
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 PAYLOAD = "=1+1 <img src=x onerror=\"document.title = 'owned'\"><script>document.title = 'owned'</script>"
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
@@ -51,13 +49,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ import pytest
 from service.config import RouteConfig, ServeConfig
 from service.generation import LocalGenerator
 from service.model_thread import ModelThread
+from tests.chromium import chromium
 from tests.fakes_server import serving
 from tests.fakes_service import ScriptedGenerator
 from tests.fakes_workbench import answerer_of, make_workbench
 from tests.tiny import tiny_base
 from tuner.registry import Registry
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 PATIENCE_MS = 60_000
 SHOTS = os.environ.get("OPENBOOK_SHOTS")
@@ -36,13 +34,8 @@ INERT = '<img src=x onerror="document.title=1"><script>document.title=2</script>
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
