@@ -16,10 +16,11 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from indexer.metadata import Where
+from service.admission import Generated
 from service.answering import Answer, Answerer, Prepared, Timings
 from service.experiments import PREFIX, Experiments, Exposure
 from service.generation import GenerationRequest
-from service.model_thread import Generated, ModelThread
+from service.model_thread import ModelThread
 from service.router import PROBE, Router, confidence_facts
 from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling

@@ -6,14 +6,12 @@ Labels are names from the configuration and statuses: never text, prompts or key
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-if TYPE_CHECKING:
-    from service.answering import Answer
-    from service.model_thread import Generated
-    from service.prefix_cache import PrefixCache
+from service.admission import Generated
+from service.answering import Answer
+from service.prefix_cache import PrefixCache
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

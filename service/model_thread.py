@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from service.admission import MAX_ROWS, Generated, OnText, Overloaded, Queue, Submission
 from service.generation import GenerationRequest, Generator, Run
 from service.metrics import Metrics
 from tuner.decoding import Decoded
@@ -23,59 +22,13 @@ T = TypeVar("T")
 
 BATCH_WINDOW_SECONDS = 0.005
 """How long the first request after a pause waits for company; later ones join while others run."""
-MAX_ROWS = 32
-PREFILL_TOKENS = 2048
-"""About this many prompt tokens are read between two steps, so that newcomers do not hold up running answers."""
 IDLE_BEAT_SECONDS = 1.0
 STALLED_AFTER_SECONDS = 60.0
 """Without a sign of life for this long (a beat comes with every token), the thread counts as stuck."""
 
-OnText = Callable[[int, str], None]
-"""Called in the model thread with the place of a request in its submission and the next piece of its answer."""
-
-
-class Overloaded(RuntimeError):
-    """The queue is full or closing; try again after `retry_after_seconds`."""
-
-    def __init__(self, message: str, retry_after_seconds: int) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-
 
 class GenerationFailed(RuntimeError):
     """An answer that broke off and could not be taken up again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """What became of one submission; milliseconds in the queue, to the first token after it, and in all after it."""
-
-    decoded: list[Decoded]
-    queue_ms: float
-    first_token_ms: float
-    generate_ms: float
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    requests: Sequence[GenerationRequest]
-    on_text: OnText | None
-    submitted: float
-    future: Future[Generated] = field(default_factory=Future)
-    runs: list[Run] = field(default_factory=list)
-    sent: list[str] = field(default_factory=list)
-    started: float = 0.0
-    first_token: float = 0.0
-    alone: bool = False
-    """It was in a batch that failed: it is tried once more, and without company."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(request.prompt) for request in self.requests)
-
-    @property
-    def width(self) -> int:
-        return max(len(r.prompt) + r.sampling.max_new_tokens for r in self.requests)
 
 
 class ModelThread:
@@ -92,16 +45,12 @@ class ModelThread:
         """`queue_size` and `queue_tokens` (of prompts) bound what waits; `batch_tokens` (padded) what runs."""
         self.metrics = metrics or Metrics()
         self._generator = generator
-        self._queue_size = queue_size
-        self._queue_tokens = queue_tokens
-        self._batch_tokens = batch_tokens
-        self._queue: deque[_Job] = deque()
+        self._queue = Queue(queue_size, queue_tokens, batch_tokens)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._running: list[_Job] = []
+        self._running: list[Submission] = []
         self._changed = threading.Condition()
         self._closing = False
         self._last_beat = time.monotonic()
-        self._job_seconds = 0.0
         self.metrics.watch_queue(self.waiting)
         self._start()
 
@@ -109,12 +58,12 @@ class ModelThread:
         self, requests: Sequence[GenerationRequest], on_text: OnText | None = None
     ) -> Future[Generated]:
         """Queue requests to be answered together; cancelling the future drops them. Raises Overloaded."""
-        job = _Job(requests, on_text, time.monotonic(), sent=[""] * len(requests))
+        submission = Submission(requests, on_text, time.monotonic(), sent=[""] * len(requests))
         with self._changed:
-            self.require_room(len(requests), job.prompt_tokens)
-            self._queue.append(job)
+            self.require_room(len(requests), submission.prompt_tokens)
+            self._queue.add(submission)
             self._changed.notify_all()
-        return job.future
+        return submission.future
 
     def call(self, work: Callable[[], T]) -> Future[T]:
         """Let the thread do something between two tokens, such as loading an adapter. Raises Overloaded."""
@@ -128,30 +77,16 @@ class ModelThread:
     def require_room(self, requests: int, prompt_tokens: int = 0) -> None:
         """Raise Overloaded if so many more cannot be queued; a prompt alone is never too long for the queue."""
         with self._changed:
-            waiting = [job for job in self._queue if not job.future.cancelled()]
-            rows, tokens = (
-                sum(len(job.requests) for job in waiting),
-                sum(job.prompt_tokens for job in waiting),
-            )
-            retry_after = max(1, math.ceil(self._job_seconds * (1 + rows / MAX_ROWS)))
             if self._closing:
-                raise Overloaded("the service is shutting down", retry_after)
+                raise Overloaded("the service is shutting down", self._queue.retry_after_seconds())
             if not self._thread.is_alive():
-                raise Overloaded("the model is being started again", retry_after)
-            if rows + requests > self._queue_size:
-                raise Overloaded(
-                    f"{rows} requests are waiting already; try again in {retry_after} s", retry_after
-                )
-            if waiting and tokens + prompt_tokens > self._queue_tokens:
-                raise Overloaded(
-                    f"prompts of {tokens} tokens are waiting already; try again in {retry_after} s",
-                    retry_after,
-                )
+                raise Overloaded("the model is being started again", self._queue.retry_after_seconds())
+            self._queue.require_room(requests, prompt_tokens)
 
     def waiting(self) -> int:
         """Requests in the queue that somebody still waits for."""
         with self._changed:
-            return sum(len(job.requests) for job in self._queue if not job.future.cancelled())
+            return self._queue.waiting()
 
     def ready(self) -> bool:
         """Whether the thread takes requests and has shown a sign of life lately."""
@@ -181,7 +116,9 @@ class ModelThread:
         try:
             while self._wait_for_work():
                 self._answer_calls()
-                self._admit(self._next_jobs())
+                with self._changed:
+                    joining = self._queue.take(self._running)
+                self._admit(joining)
                 self._step()
         finally:
             # Nothing runs after an orderly end; after a blow from outside, what ran is tried again.
@@ -213,61 +150,39 @@ class ModelThread:
                 except Exception as error:
                     future.set_exception(error)
 
-    def _next_jobs(self) -> list[_Job]:
-        """The jobs that may join now: in turn, as far as rows, padded tokens and the reading budget allow."""
-        with self._changed:
-            self._queue = deque(job for job in self._queue if not job.future.cancelled())
-            chosen: list[_Job] = []
-            for job in list(self._queue):
-                company = [*self._running, *chosen]
-                if any(other.alone for other in company) or (job.alone and company):
-                    break
-                if sum(other.prompt_tokens for other in chosen) >= PREFILL_TOKENS:
-                    break
-                if not self._fits(job, company):
-                    break
-                chosen.append(job)
-                self._queue.remove(job)
-            return chosen
-
-    def _fits(self, job: _Job, mates: Sequence[_Job]) -> bool:
-        rows = sum(len(other.requests) for other in (*mates, job))
-        width = max(other.width for other in (*mates, job))
-        return not mates or (rows <= MAX_ROWS and rows * width <= self._batch_tokens)
-
-    def _admit(self, jobs: Sequence[_Job]) -> None:
-        """Let the generator start on `jobs`, those with the same adapter together."""
-        by_adapter: dict[str | None, list[_Job]] = {}
-        for job in jobs:
-            job.started = job.started or time.monotonic()
-            job.runs = [Run(request) for request in job.requests]
-            by_adapter.setdefault(job.requests[0].adapter, []).append(job)
+    def _admit(self, submissions: Sequence[Submission]) -> None:
+        """Let the generator start on `submissions`, those with the same adapter together."""
+        by_adapter: dict[str | None, list[Submission]] = {}
+        for submission in submissions:
+            submission.started = submission.started or time.monotonic()
+            submission.runs = [Run(request) for request in submission.requests]
+            by_adapter.setdefault(submission.requests[0].adapter, []).append(submission)
         for place, group in enumerate(by_adapter.values()):
             try:
-                self._generator.admit([run for job in group for run in job.runs])
+                self._generator.admit([run for one in group for run in one.runs])
             except AdapterError as error:
-                for job in group:
-                    self._fail(job, error)
+                for submission in group:
+                    self._fail(submission, error)
             except Exception as error:
-                later = [job for others in list(by_adapter.values())[place + 1 :] for job in others]
+                later = [one for others in list(by_adapter.values())[place + 1 :] for one in others]
                 with self._changed:
-                    self._queue.extendleft(reversed(later))
+                    self._queue.put_back(later)
                 self._recover(group, error)
                 return
             else:
                 self._running += group
-        if jobs:
+        if submissions:
             self._deliver()
 
     def _step(self) -> None:
         if not self._running:
             return
         # Futures stay pending while their requests run, so that a client that leaves can still cancel.
-        for job in self._running:
-            for run in job.runs:
-                run.cancelled = job.future.cancelled()
-        self._running = [job for job in self._running if not job.future.cancelled()]
-        self.metrics.batch_size.observe(sum(len(job.runs) for job in self._running))
+        for submission in self._running:
+            for run in submission.runs:
+                run.cancelled = submission.future.cancelled()
+        self._running = [one for one in self._running if not one.future.cancelled()]
+        self.metrics.batch_size.observe(sum(len(one.runs) for one in self._running))
         try:
             self._generator.step()
         except Exception as error:
@@ -276,65 +191,68 @@ class ModelThread:
 
     def _deliver(self) -> None:
         """Hand out new text and finished answers."""
-        for job in list(self._running):
-            if not job.first_token and all(run.tokens or run.decoded for run in job.runs):
-                job.first_token = time.monotonic()
-            if not all(self._send_text(job, i, run.text) for i, run in enumerate(job.runs)):
-                self._running.remove(job)
-                for run in job.runs:
+        for submission in list(self._running):
+            if not submission.first_token and all(run.tokens or run.decoded for run in submission.runs):
+                submission.first_token = time.monotonic()
+            if not all(self._send_text(submission, i, run.text) for i, run in enumerate(submission.runs)):
+                self._running.remove(submission)
+                for run in submission.runs:
                     run.cancelled = True
-                self._fail(job, GenerationFailed("the answer broke off and could not be taken up again"))
+                self._fail(
+                    submission, GenerationFailed("the answer broke off and could not be taken up again")
+                )
                 continue
-            if error := next((run.error for run in job.runs if run.error is not None), None):
-                self._running.remove(job)
-                for run in job.runs:
+            if error := next((run.error for run in submission.runs if run.error is not None), None):
+                self._running.remove(submission)
+                for run in submission.runs:
                     run.cancelled = True
-                self._fail(job, error)
+                self._fail(submission, error)
                 continue
-            decoded = [run.decoded for run in job.runs if run.decoded is not None]
-            if len(decoded) == len(job.runs):
-                self._running.remove(job)
-                self._finish(job, decoded)
+            decoded = [run.decoded for run in submission.runs if run.decoded is not None]
+            if len(decoded) == len(submission.runs):
+                self._running.remove(submission)
+                self._finish(submission, decoded)
 
-    def _send_text(self, job: _Job, place: int, text: str) -> bool:
+    def _send_text(self, submission: Submission, place: int, text: str) -> bool:
         """Send what is new in `text`; False if it contradicts what was sent before a failure."""
-        sent = job.sent[place]
-        if job.on_text is None or sent.startswith(text):
+        sent = submission.sent[place]
+        if submission.on_text is None or sent.startswith(text):
             return True
         if not text.startswith(sent):
             return False
-        if not job.future.cancelled():
-            job.on_text(place, text[len(sent) :])
-        job.sent[place] = text
+        if not submission.future.cancelled():
+            submission.on_text(place, text[len(sent) :])
+        submission.sent[place] = text
         return True
 
-    def _finish(self, job: _Job, decoded: list[Decoded]) -> None:
+    def _finish(self, submission: Submission, decoded: list[Decoded]) -> None:
         ended = time.monotonic()
-        self._job_seconds = 0.8 * self._job_seconds + 0.2 * (ended - job.started)
+        with self._changed:
+            self._queue.answered(ended - submission.started)
         generated = Generated(
             decoded,
-            queue_ms=(job.started - job.submitted) * 1000,
-            first_token_ms=(job.first_token - job.started) * 1000,
-            generate_ms=(ended - job.started) * 1000,
+            queue_ms=(submission.started - submission.submitted) * 1000,
+            first_token_ms=(submission.first_token - submission.started) * 1000,
+            generate_ms=(ended - submission.started) * 1000,
         )
         self.metrics.generated(generated)
-        if job.future.set_running_or_notify_cancel():
-            job.future.set_result(generated)
+        if submission.future.set_running_or_notify_cancel():
+            submission.future.set_result(generated)
 
-    def _fail(self, job: _Job, error: BaseException) -> None:
-        if job.future.set_running_or_notify_cancel():
-            job.future.set_exception(error)
+    def _fail(self, submission: Submission, error: BaseException) -> None:
+        if submission.future.set_running_or_notify_cancel():
+            submission.future.set_exception(error)
 
-    def _recover(self, suspects: Sequence[_Job], error: Exception, died: bool = False) -> None:
+    def _recover(self, suspects: Sequence[Submission], error: Exception, died: bool = False) -> None:
         """Start afresh after a failure: one request may have spoilt it for all, so each is tried again alone."""
         log.error("generation failed", exc_info=error)
-        jobs = [job for job in (*self._running, *suspects) if not job.future.cancelled()]
+        submissions = [one for one in (*self._running, *suspects) if not one.future.cancelled()]
         self._running = []
         self._generator.reset()
-        if len(jobs) == 1 and (jobs[0].alone or not died):
-            self._fail(jobs[0], error)
+        if len(submissions) == 1 and (submissions[0].alone or not died):
+            self._fail(submissions[0], error)
             return
+        for submission in submissions:
+            submission.alone = True
         with self._changed:
-            for job in reversed(jobs):
-                job.alone = True
-                self._queue.appendleft(job)
+            self._queue.put_back(submissions)

@@ -20,8 +20,8 @@ from opentelemetry.util.types import AttributeValue
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admission import Generated
 from service.answering import Prepared
-from service.model_thread import Generated
 
 TRACED_PREFIX = "/v1/"
 """Health checks, metrics and the page would only be noise."""

@@ -7,8 +7,9 @@ from concurrent.futures import CancelledError, wait
 
 import pytest
 
+from service.admission import Overloaded
 from service.generation import GenerationRequest
-from service.model_thread import GenerationFailed, ModelThread, Overloaded
+from service.model_thread import GenerationFailed, ModelThread
 from tests.fakes_service import FailsLater, ScriptedGenerator
 from tuner.decoding import Sampling
 from tuner.registry import AdapterError
