@@ -5,22 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
-import re
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
+from service.job_process import SECONDS_TO_STOP, JobProcess, end_orphan
 
 log = logging.getLogger("openbook.service")
 
@@ -42,11 +38,6 @@ _SCHEMA = """
         error TEXT
     )
 """
-_PROGRESS = re.compile(r"([a-z][\w ,-]{0,60}): (\d+)/(\d+)\b")
-_FAILURE = re.compile(r"openbook: (.{1,2000})")
-_SECONDS_TO_STOP = 10.0
-_NICENESS = 10
-"""Answers go before jobs."""
 _BUSY_SECONDS = 30.0
 
 
@@ -121,7 +112,7 @@ class Jobs:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._current: tuple[str, subprocess.Popen[str]] | None = None
+        self._current: tuple[str, JobProcess] | None = None
         self._thread: threading.Thread | None = None
         self._only_one: IO[str] | None = None
 
@@ -147,7 +138,7 @@ class Jobs:
             if self._current is not None:
                 self._current[1].terminate()
         if self._thread is not None:
-            self._thread.join(_SECONDS_TO_STOP + 5)
+            self._thread.join(SECONDS_TO_STOP + 5)
         self._connection.close()
         if self._only_one is not None:
             self._only_one.close()
@@ -201,7 +192,7 @@ class Jobs:
         ).fetchall()
         for job_id, pid, pid_started in rows:
             if pid is not None:
-                _end_orphan(pid, pid_started)
+                end_orphan(pid, pid_started)
             log.info("job %s is taken up again", job_id)
             self._set(job_id, state=JobState.QUEUED)
 
@@ -224,29 +215,18 @@ class Jobs:
                 self._end(job.id, JobState.FAILED, error=f"could not be run ({type(error).__name__})")
 
     def _work(self, job: Job) -> None:
-        # Into a file, because nobody reads a pipe while its other one is read.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
             with self._lock:
                 if self._closing.is_set() or self.get(job.id).state is not JobState.QUEUED:
                     return
-                process = subprocess.Popen(  # noqa: S603 - a command of ours
-                    self._commands[job.kind].arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.PIPE,
-                    encoding="utf-8",
-                    errors="replace",
-                    env={**os.environ, "COLUMNS": "240"},  # progress must not be folded
-                    start_new_session=True,  # Ctrl-C is for the service, which ends the job itself
-                )
+                process = JobProcess(self._commands[job.kind].arguments, output)
                 self._current = job.id, process
-                with suppress(psutil.NoSuchProcess):
-                    handle = psutil.Process(process.pid)
-                    handle.nice(_NICENESS)
-                    self._set(job.id, pid=process.pid, pid_started=handle.create_time())
+                if process.began is not None:
+                    self._set(job.id, pid=process.pid, pid_started=process.began)
                 self._set(job.id, state=JobState.RUNNING, started=job.started or time.time())
-            failure = self._follow(job.id, process)
-            status = _wait_for_end(process)
+            for progress in process.progress():
+                self._set(job.id, step=progress.step, done=progress.done, total=progress.total)
+            status = process.status()
             with self._lock:
                 self._current = None
                 if self._closing.is_set() and status != 0 and self.get(job.id).state is JobState.RUNNING:
@@ -257,28 +237,14 @@ class Jobs:
                 result = self._commands[job.kind].result(output.read())
                 self._end(job.id, JobState.DONE, result=json.dumps(result))
             else:
-                self._end(job.id, JobState.FAILED, error=failure or f"ended with status {status}")
+                self._end(job.id, JobState.FAILED, error=process.failure or f"ended with status {status}")
 
     def _kill_current(self) -> None:
         """End the process of a job that can no longer be followed, so that the next one does not run beside it."""
         with self._lock:
             if self._current is not None:
-                process = self._current[1]
-                process.kill()
-                process.communicate()  # closes its pipe as well
+                self._current[1].kill()
                 self._current = None
-
-    def _follow(self, job_id: str, process: subprocess.Popen[str]) -> str:
-        """Keep the progress that the process reports; returns the failure that it names last."""
-        failure = ""
-        assert process.stderr is not None  # noqa: S101 - it is a pipe
-        with process.stderr as lines:
-            for line in lines:
-                if found := _PROGRESS.match(line):
-                    self._set(job_id, step=found[1], done=int(found[2]), total=int(found[3]))
-                elif found := _FAILURE.match(line):
-                    failure = found[1].strip()
-        return failure
 
     def _end(self, job_id: str, state: JobState, result: str | None = None, error: str | None = None) -> None:
         with self._lock:
@@ -309,22 +275,3 @@ def _job(row: Sequence[Any]) -> Job:
         result=None if row[9] is None else json.loads(row[9]),
         error=row[10],
     )
-
-
-def _wait_for_end(process: subprocess.Popen[str]) -> int:
-    """The exit status, by force if the process closed its output and lingers."""
-    try:
-        return process.wait(_SECONDS_TO_STOP)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def _end_orphan(pid: int, started: float) -> None:
-    """Kill the process if it still is the one that began then: numbers are used again."""
-    # One that has ended may still be listed, if nobody asks how.
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.TimeoutExpired):
-        process = psutil.Process(pid)
-        if process.create_time() == started:
-            process.kill()
-            process.wait(_SECONDS_TO_STOP)

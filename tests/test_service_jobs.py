@@ -37,6 +37,17 @@ while marks.read_text() == "x":
 print('{"begun": %d}' % len(marks.read_text()))
 """
 
+GOES_ASTRAY = """
+# Reports progress in numbers that no table holds, and goes on; told nothing, it ends in good order.
+import os, pathlib, sys, time
+marks = pathlib.Path(sys.argv[1])
+if marks.read_text():
+    marks.write_text(str(os.getpid()))
+    print(f"evaluating: 1/{10**30}", file=sys.stderr, flush=True)
+    time.sleep(600)
+print("{}")
+"""
+
 
 def commands(*arguments: str) -> dict[JobKind, Command]:
     return dict.fromkeys(JobKind, Command([sys.executable, "-c", *arguments], json.loads))
@@ -183,17 +194,15 @@ def test_unknown_job_is_named(opened: Callable[..., Jobs]) -> None:
         opened(TALKS).get("nope")
 
 
-def test_process_of_a_job_that_cannot_be_followed_is_ended(
-    opened: Callable[..., Jobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_process_of_a_job_that_cannot_be_followed_is_ended_and_the_next_one_runs(
+    opened: Callable[..., Jobs], tmp_path: Path
 ) -> None:
-    processes: list[subprocess.Popen[str]] = []
-
-    def unable(_jobs: Jobs, _job_id: str, process: subprocess.Popen[str]) -> str:
-        processes.append(process)
-        raise OSError("no luck")
-
-    monkeypatch.setattr(Jobs, "_follow", unable)
-    jobs = opened(GOES_ON, str(tmp_path / "marks"))
+    marks = tmp_path / "marks"
+    marks.write_text("x")
+    jobs = opened(GOES_ASTRAY, str(marks))
     job = until(jobs, jobs.submit(JobKind.SYNC).id, JobState.DONE, JobState.FAILED)
-    assert job.state is JobState.FAILED
-    assert processes[0].returncode == -signal.SIGKILL
+    assert (job.state, job.error) == (JobState.FAILED, "could not be run (OverflowError)")
+    assert not psutil.pid_exists(int(marks.read_text()))
+    marks.write_text("")
+    job = until(jobs, jobs.submit(JobKind.SYNC).id, JobState.DONE, JobState.FAILED)
+    assert job.state is JobState.DONE
