@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from service.experiments import Advice, Contrast, Findings
+from service.findings import Advice, Contrast, Findings
 
 Floats = NDArray[np.float64]
 

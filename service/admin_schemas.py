@@ -1,159 +1,23 @@
-"""What the endpoints that look after a workspace take and give."""
+"""What the endpoints for adapters, jobs, evaluations and feedback take and give."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from indexer.corpus import Owner
-from service.filters import Filter
 from service.jobs import Job
 
-MetadataValue = str | bool | int | float
-SearchText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
 
-
-def _example(**values: Any) -> ConfigDict:
+def example(**values: Any) -> ConfigDict:
+    """The configuration of a model whose documentation shows these values."""
     return ConfigDict(json_schema_extra={"examples": [values]})
-
-
-class DocumentBody(BaseModel):
-    """A document to add or replace."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "title": "Tide table",
-                    "text": "# Tides\n\nHigh water is at 06:40 and 19:05.",
-                    "metadata": {"year": 2026},
-                }
-            ]
-        },
-    )
-
-    title: str = Field(default="", max_length=1000)
-    text: str = Field(min_length=1)
-    metadata: dict[str, MetadataValue] = {}
-
-
-class DocumentWritten(BaseModel):
-    """What a put or a delete did; `generation` is the first in which it can be seen."""
-
-    model_config = _example(id="tides.md", generation=8, created=True, chunks_embedded=2)
-
-    id: str
-    generation: int
-    created: bool
-    chunks_embedded: int
-
-
-class DocumentEntry(BaseModel):
-    """A document without its text; one of the `folder` changes with its file only."""
-
-    model_config = _example(id="tides.md", title="Tide table", owner="api", characters=2310, chunks=4)
-
-    id: str
-    title: str
-    owner: Owner
-    characters: int
-    chunks: int
-
-
-class DocumentPage(BaseModel):
-    """Some of the documents, in the order of their ids; `total` is how many there are in all."""
-
-    documents: list[DocumentEntry]
-    total: int
-    offset: int
-
-
-class IndexStatus(BaseModel):
-    """The generation that answers come from, and what a sync would find in the documents folder."""
-
-    model_config = _example(
-        generation=7,
-        documents=48,
-        chunks=312,
-        encoder="all-minilm-l6-v2:9d1c",
-        stale=True,
-        changed=["harbour.md"],
-        removed=[],
-        problem=None,
-    )
-
-    generation: int
-    documents: int
-    chunks: int
-    encoder: str
-    stale: bool
-    """Whether files are new, changed (or cannot be read), or gone."""
-    changed: list[str]
-    """The first of them by name, and of those that are gone."""
-    removed: list[str]
-    problem: str | None
-    """Why the folder could not be looked at."""
-
-
-class SearchRequest(BaseModel):
-    """A search without a model: the passages that a route with retrieval would be shown."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"query": "when is high water", "k": 5, "where": {"year": 2026}}]},
-    )
-
-    query: SearchText
-    k: int = Field(default=5, ge=1, le=50)
-    where: Filter | None = None
-
-
-class SearchHit(BaseModel):
-    """A passage; `dense` and `bm25` are null where that search did not have it among its candidates.
-
-    `rerank` is the cross-encoder's score, null without one or where it has not read the passage.
-    """
-
-    model_config = _example(
-        document_id="tides.md",
-        title="Tides",
-        heading="",
-        chunk_id=313,
-        start=0,
-        end=23,
-        text="High water is at 06:40.",
-        score=0.98,
-        dense=0.61,
-        bm25=7.2,
-        rerank=None,
-    )
-
-    document_id: str
-    title: str
-    heading: str
-    chunk_id: int
-    start: int
-    end: int
-    text: str
-    score: float
-    dense: float | None
-    bm25: float | None
-    rerank: float | None
-
-
-class SearchResponse(BaseModel):
-    """The best passages first."""
-
-    generation: int
-    hits: list[SearchHit]
 
 
 class AdapterEntry(BaseModel):
     """One version of an adapter."""
 
-    model_config = _example(
+    model_config = example(
         name="mixed",
         version=3,
         promoted=True,
@@ -197,7 +61,7 @@ class AdapterList(BaseModel):
 class CurvePoint(BaseModel):
     """One look at the dev questions during training; `loss` is the mean since the last."""
 
-    model_config = _example(step=40, tokens=82000, loss=1.74, dev={"f1": 0.31})
+    model_config = example(step=40, tokens=82000, loss=1.74, dev={"f1": 0.31})
 
     step: int
     tokens: int
@@ -214,7 +78,7 @@ class Curve(BaseModel):
 class JobBody(BaseModel):
     """Work that goes on after the response; times are seconds since 1970."""
 
-    model_config = _example(
+    model_config = example(
         id="5f0c9a1be2d34f67",
         kind="evaluation",
         state="running",
@@ -257,7 +121,7 @@ class JobList(BaseModel):
 class EvaluationEntry(BaseModel):
     """A finished evaluation; its `result` is the whole of `result.json`."""
 
-    model_config = _example(name="a1b2c3d4e5f6", finished=1764000000.0, result={"schema": 1, "routes": {}})
+    model_config = example(name="a1b2c3d4e5f6", finished=1764000000.0, result={"schema": 1, "routes": {}})
 
     name: str
     finished: float
@@ -267,7 +131,7 @@ class EvaluationEntry(BaseModel):
 class EvaluationSummary(BaseModel):
     """A finished evaluation in short: the mean and interval of the primary metric by route."""
 
-    model_config = _example(
+    model_config = example(
         name="a1b2c3d4e5f6", finished=1764000000.0, questions=147, recommended="hybrid", reason="best by 0.15"
     )
 
@@ -310,6 +174,6 @@ class PreferenceRequest(BaseModel):
 class FeedbackResponse(BaseModel):
     """The feedback is kept."""
 
-    model_config = _example(id="5f0c9a1be2d34f67")
+    model_config = example(id="5f0c9a1be2d34f67")
 
     id: str

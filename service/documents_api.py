@@ -14,13 +14,13 @@ from indexer.corpus import CorpusError, Document
 from indexer.database import IndexMissing
 from indexer.documents import DocumentUnknown, delete_document, put_document
 from indexer.retriever import Hit
-from service.admin_schemas import (
+from service.admin_schemas import JobBody
+from service.documents_schemas import (
     DocumentBody,
     DocumentEntry,
     DocumentPage,
     DocumentWritten,
     IndexStatus,
-    JobBody,
     SearchHit,
     SearchRequest,
     SearchResponse,

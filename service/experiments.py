@@ -12,10 +12,12 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from service.findings import Analyse, Findings
 
 PREFIX = "experiment:"
 """What clients put before an experiment's name where a route is asked for."""
@@ -52,8 +54,6 @@ _SCHEMA = """
     CREATE INDEX outcomes_of ON outcomes (experiment, unit)
 """
 
-Advice = Literal["better", "no_difference", "go_on"]
-
 
 class UnknownExperiment(LookupError):
     """No experiment has this name."""
@@ -61,33 +61,6 @@ class UnknownExperiment(LookupError):
 
 class ExperimentConflict(RuntimeError):
     """An experiment of that name exists already, or has been stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """What is known of arm `a` minus arm `b`; `low`, `high` and `p` hold whenever one looks."""
-
-    a: str
-    b: str
-    difference: float | None
-    low: float
-    high: float
-    p: float
-    blocks: int
-    """How many blocks of outcomes this rests on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What an experiment shows so far; `arms` are those that no other arm is known to be better than."""
-
-    advice: Advice
-    arms: tuple[str, ...]
-    contrasts: tuple[Contrast, ...]
-
-
-Analyse = Callable[[Mapping[str, float], Sequence[tuple[str, float]], float, float], Findings]
-"""From shares, outcomes as they came (arm, number from 0 to 1), margin and error rate; `eval.sequential` has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.experiments import PREFIX, Advice, ArmCounts, Contrast, Experiment, Findings
+from service.experiments import PREFIX, ArmCounts, Experiment
+from service.findings import Advice, Contrast, Findings
 
 ExperimentName = Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9-]{0,63}$")]
 Share = Annotated[float, Field(ge=0.001, le=1)]
