@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from eval.rare import effective_sample, exact_interval, interval_without_variation
+
 Floats = NDArray[np.float64]
 ContrastVerdict = Literal["better", "worse", "equivalent", "undecided"]
 
 ALPHA = 0.05
 POWER = 0.8
 _TINY = 1e-12
+_FEWEST = 10.0
+"""Right and wrong answers, in effect, from which a mean's distribution is taken for nearly normal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ def mean_interval(
     """Mean over questions with a studentised (bootstrap-t) cluster interval, clipped to `bounds`.
 
     The percentile bootstrap covers only about 0.90-0.93 at 12-48 clusters; the studentised one keeps 0.95
-    (Cameron, Gelbach & Miller 2008). The mean is a ratio of cluster sums, its error by linearisation.
+    (Cameron, Gelbach & Miller 2008). The mean is a ratio of cluster sums, its error by linearisation. Where too
+    little is right, or wrong, for either, the interval is that of a share of as many independent answers.
     """
     sums, sizes = _cluster_sums(values, clusters)
     count, n = len(sums), len(values)
@@ -107,19 +112,11 @@ def mean_interval(
         return Estimate(mean, *bounds, standard_error=math.inf, n=n, clusters=count)
     error = _standard_error(sums, sizes)
     if error < _TINY:
-        return _interval_without_variation(mean, n, count, alpha, bounds)
-
-    moments = np.stack([sums, sizes, sums**2, sums * sizes, sizes**2], axis=1)
-    equal = np.full(count, 1 / count)
-    drawn = [rng.multinomial(count, equal, size=part) @ moments for part in _parts(resamples, count)]
-    total, size, total2, cross, size2 = np.concatenate(drawn).T
-    means = total / size
-    squares = np.maximum(total2 - 2 * means * cross + means**2 * size2, 0.0)
-    errors = np.sqrt(count / (count - 1) * squares) / size
-    # A resample that misses the few clusters that differ has almost no spread, and would send t to infinity.
-    t = (means - mean) / np.maximum(errors, 0.1 * error)
-    t_low, t_high = np.quantile(t, [alpha / 2, 1 - alpha / 2])
-    low, high = np.clip([mean - t_high * error, mean - t_low * error], *bounds)
+        return _estimate_without_variation(mean, n, count, alpha, bounds)
+    sample = effective_sample(mean, error, n, count, alpha, bounds)
+    enough = min(sample) >= _FEWEST
+    found = _bootstrap_t(sums, sizes, error, resamples, rng, alpha) if enough else None
+    low, high = np.clip(found or exact_interval(sample, alpha, bounds), *bounds)
     return Estimate(mean, float(low), float(high), error, n, count)
 
 
@@ -151,7 +148,7 @@ def paired_difference(
     # The pattern of the data themselves is among the exact ones, and is added to the drawn ones.
     p = as_extreme / len(lows) if exact else (as_extreme + 1) / (len(lows) + 1)
     if error < _TINY:
-        return Difference(_interval_without_variation(mean, n, count, alpha, bounds), p)
+        return Difference(_estimate_without_variation(mean, n, count, alpha, bounds), p)
     rejected = math.floor(alpha * len(lows) if exact else alpha * (len(lows) + 1) - 1)
     low, high = (
         (float(np.partition(lows, rejected)[rejected]), float(-np.partition(-highs, rejected)[rejected]))
@@ -160,8 +157,8 @@ def paired_difference(
     )
     if 2.0 ** (1 - np.count_nonzero(np.abs(sums) > _TINY)) > alpha:
         # So few documents differ that no pattern of signs could reach alpha: those unseen may differ as well.
-        unseen = _interval_without_variation(mean, n, count, alpha, bounds)
-        low, high = min(low, unseen.low), max(high, unseen.high)
+        unseen = interval_without_variation(mean, count, alpha, bounds)
+        low, high = min(low, unseen[0]), max(high, unseen[1])
     low, high = np.clip([low, high], *bounds)
     return Difference(Estimate(mean, float(low), float(high), error, n, count), p)
 
@@ -231,6 +228,28 @@ def _detection_factor(clusters: int, alpha: float) -> float:
     return float(special.nctdtrinc(clusters - 1, 1 - POWER, critical))
 
 
+def _bootstrap_t(
+    sums: Floats, sizes: Floats, error: float, resamples: int, rng: np.random.Generator, alpha: float
+) -> tuple[float, float] | None:
+    """The studentised interval, whose mean has the standard error `error`; None where resamples tell too little.
+
+    A resample that misses the few clusters that differ has hardly any spread, and sends t to infinity. If there are
+    so many of those that they make up a tail, the interval would be theirs.
+    """
+    count, mean = len(sums), sums.sum() / sizes.sum()
+    moments = np.stack([sums, sizes, sums**2, sums * sizes, sizes**2], axis=1)
+    equal = np.full(count, 1 / count)
+    drawn = [rng.multinomial(count, equal, size=part) @ moments for part in _parts(resamples, count)]
+    total, size, total2, cross, size2 = np.concatenate(drawn).T
+    means = total / size
+    squares = np.maximum(total2 - 2 * means * cross + means**2 * size2, 0.0)
+    errors = np.sqrt(count / (count - 1) * squares) / size
+    if np.mean(errors < 0.5 * error) > alpha / 2:
+        return None
+    t_low, t_high = np.quantile((means - mean) / np.maximum(errors, 0.1 * error), [alpha / 2, 1 - alpha / 2])
+    return mean - t_high * error, mean - t_low * error
+
+
 def _subsets(count: int, resamples: int, exact: bool, rng: np.random.Generator) -> Iterator[Floats]:
     """Which clusters have their sign flipped: all patterns or random ones, [patterns, clusters] of 0 and 1."""
     if exact:
@@ -273,11 +292,8 @@ def _standard_error(sums: Floats, sizes: Floats) -> float:
     return float(np.sqrt(count / (count - 1) * np.sum(residuals**2)) / sizes.sum())
 
 
-def _interval_without_variation(
+def _estimate_without_variation(
     mean: float, n: int, clusters: int, alpha: float, bounds: tuple[float, float]
 ) -> Estimate:
-    """All values alike: no spread to go by, so bound the share of clusters that could differ."""
-    low, high = bounds
-    share = 1 - (alpha / 2) ** (1 / clusters)
-    low, high = mean - share * (mean - low), mean + share * (high - mean)
+    low, high = interval_without_variation(mean, clusters, alpha, bounds)
     return Estimate(mean, low, high, (high - low) / 2 / float(stats.norm.ppf(1 - alpha / 2)), n, clusters)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from eval.statistics import (
     Estimate,
@@ -94,6 +95,35 @@ def test_one_success_among_many_failures_has_a_finite_interval() -> None:
     values[0] = 1.0
     found = mean_interval(values, [str(n % 12) for n in range(120)], 4000, generator())
     assert found.low <= found.value < found.high < 0.25
+
+
+def test_few_right_answers_to_independent_questions_have_nearly_the_exact_interval() -> None:
+    exact = binomtest(3, 24).proportion_ci()
+    found = mean_interval(np.repeat([1.0, 0.0], [3, 21]), [str(n) for n in range(24)], 1000, generator())
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.01)
+
+
+def test_few_right_answers_leave_more_doubt_if_they_are_about_one_document() -> None:
+    labels = [str(n // 2) for n in range(24)]
+    apart, together = np.zeros(24), np.zeros(24)
+    apart[[0, 2, 4, 6]] = together[:4] = 1.0
+    found = [mean_interval(values, labels, 1000, generator()) for values in (apart, together)]
+    assert found[0].high < found[1].high < 0.6
+    assert found[1].low < found[0].low < found[0].value
+
+
+def test_few_wrong_answers_are_as_uncertain_as_few_right_ones() -> None:
+    labels = [str(n // 2) for n in range(24)]
+    values = np.zeros(24)
+    values[[0, 5, 9]] = [1.0, 0.5, 1.0]
+    right, wrong = (mean_interval(given, labels, 1000, generator()) for given in (values, 1 - values))
+    assert (wrong.low, wrong.high) == pytest.approx((1 - right.high, 1 - right.low))
+
+
+def test_a_right_answer_where_the_others_share_a_word_could_have_been_missed() -> None:
+    labels = [str(n // 5) for n in range(120)]
+    shared = np.tile([0.0, 0.02, 0.01], 40)
+    assert mean_interval(shared, labels, 1000, generator()).high > 1 / 120 + shared.mean()
 
 
 def test_sign_flip_p_is_exact_for_few_documents() -> None:
