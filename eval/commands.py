@@ -61,7 +61,7 @@ def eval_run(
     only_plan: bool,
     repeats: int,
     as_json: bool,
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> None:
     """Evaluate `routes` on the test questions, in this process or at `url`, and print the result.
 
@@ -136,7 +136,7 @@ def _opened(
     routes: Mapping[str, Route],
     url: str | None,
     api_key: str | None,
-    index_settings: IndexConfig | None,
+    index_settings: IndexConfig,
 ) -> Iterator[_Opened]:
     if url is not None:
         questions = read_questions(workspace.resolve(settings.questions), None)

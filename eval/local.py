@@ -43,7 +43,7 @@ def open_local(
     settings: EvalConfig,
     routes: Mapping[str, Route],
     examples: int,
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> LocalRoutes:
     """Load what `routes` need, with up to `examples` solved train questions to show.
 
@@ -73,7 +73,7 @@ def local_setup(
     model: ModelConfig,
     routes: Mapping[str, Route],
     questions: Sequence[Question],
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> Setup:
     """What identifies the routes of a workspace, found without loading a model."""
     registry = Registry(workspace.adapters)
@@ -115,7 +115,7 @@ def selected_routes(
     model: ModelConfig,
     settings: EvalConfig,
     routes: Mapping[str, Route],
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> dict[str, Route]:
     """The routes as `openbook eval` would ask them: with the prompt options it chose, where these still fit.
 

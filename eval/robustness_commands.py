@@ -31,7 +31,7 @@ def eval_robustness(
     kinds: Sequence[Kind],
     sample: int | None,
     as_json: bool,
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> None:
     """Ask the answerable questions of `split`, or `sample` of them, under every variant of `kinds`; keep and print.
 

@@ -44,7 +44,7 @@ def eval_router(
     settings: EvalConfig,
     routes: Mapping[str, Route],
     as_json: bool,
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> None:
     """Train the router on the dev answers of `routes`, keep it for `serve`, score it on test and print the result.
 

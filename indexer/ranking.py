@@ -46,18 +46,14 @@ FUSED = Ranking()
 """As the fused scores have it."""
 
 
-def load_ranking(settings: IndexConfig | None) -> Ranking:
+def load_ranking(settings: IndexConfig) -> Ranking:
     """The ranking that is configured, if any. Raises EncoderError if its model cannot be used."""
-    if settings is None:
-        return FUSED
     reranker = load_reranker(settings.rerank) if settings.rerank else None
     return Ranking(reranker, settings.max_per_document)
 
 
-def ranking_identity(settings: IndexConfig | None) -> list[str | int | None]:
+def ranking_identity(settings: IndexConfig) -> list[str | int | None]:
     """`Ranking.identity`, found without loading a model."""
-    if settings is None:
-        return FUSED.identity
     return [
         _identity(*_named_folder(settings.rerank)) if settings.rerank else None,
         settings.max_per_document,

@@ -28,7 +28,7 @@ def open_answerer(
     model: ModelConfig,
     routes: Mapping[str, Route],
     questions: Sequence[Question],
-    index_settings: IndexConfig | None = None,
+    index_settings: IndexConfig,
 ) -> Answerer:
     """Load what `routes` need, and nothing else. Raises EncoderError, IndexMissing, ModelError.
 

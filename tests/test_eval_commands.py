@@ -14,7 +14,7 @@ from eval.local import selected_routes, selection_path
 from eval.run import evaluate
 from eval.selection import Selection
 from eval.thresholds import BelowThreshold, Threshold, check_thresholds, parse_threshold
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.encoding import load_encoder
 from indexer.sync import sync
 from service.routes import Route
@@ -55,7 +55,20 @@ def run(
     repeats=0,
 ) -> None:
     model = ModelConfig(base=str(workspace.root / "tiny"), dtype="float32")
-    eval_run(workspace, model, SETTINGS, routes, None, None, select, fail_under, plan, repeats, as_json)
+    eval_run(
+        workspace,
+        model,
+        SETTINGS,
+        routes,
+        None,
+        None,
+        select,
+        fail_under,
+        plan,
+        repeats,
+        as_json,
+        IndexConfig(),
+    )
 
 
 def test_routes_without_retrieval_need_no_index(
@@ -81,11 +94,14 @@ def test_the_options_that_were_chosen_are_found_again_without_loading_a_model(wo
     base = Route("base", retrieve=False, prompt="brief", max_new_tokens=4)
     routes = {"base": base, "tuned": ROUTES["tuned"]}
     model = ModelConfig(base=str(workspace.root / "tiny"), dtype="float32")
-    assert selected_routes(workspace, model, SETTINGS, routes) == routes
+    assert selected_routes(workspace, model, SETTINGS, routes, IndexConfig()) == routes
 
     run(workspace, {"base": base})
     kept = Selection.model_validate_json(selection_path(workspace).read_bytes())
-    assert selected_routes(workspace, model, SETTINGS, routes) == {**routes, **kept.apply({"base": base})}
+    assert selected_routes(workspace, model, SETTINGS, routes, IndexConfig()) == {
+        **routes,
+        **kept.apply({"base": base}),
+    }
 
 
 def test_an_unknown_adapter_is_reported_before_anything_is_loaded(workspace: Workspace) -> None:

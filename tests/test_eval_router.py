@@ -18,7 +18,7 @@ from eval.router_commands import eval_router
 from eval.router_result import ORACLE, RouterResult, Spent, format_router, router_result
 from eval.scoring import provenance_of
 from eval.statistics import Floats, clustered_standard_error
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Split
 from indexer.readers import read_questions
 from service.answering import Answerer
@@ -216,7 +216,7 @@ PAIR = {
 
 
 def trained_in(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> tuple[RouterResult, bytes]:
-    eval_router(workspace, model_of(workspace), SETTINGS, PAIR, as_json=True)
+    eval_router(workspace, model_of(workspace), SETTINGS, PAIR, as_json=True, index_settings=IndexConfig())
     result = RouterResult.model_validate_json(capsys.readouterr().out)
     return result, router_path(workspace).read_bytes()
 
@@ -235,9 +235,8 @@ def said(workspace: Workspace, split: str) -> dict[str, list[str]]:
 
 
 def served(workspace: Workspace, routes: dict[str, Route]) -> Answerer:
-    return open_answerer(
-        workspace, model_of(workspace), routes, read_questions(workspace.root / "questions.jsonl")
-    )
+    questions = read_questions(workspace.root / "questions.jsonl")
+    return open_answerer(workspace, model_of(workspace), routes, questions, IndexConfig())
 
 
 def test_router_is_trained_kept_scored_and_fits_the_routes_that_are_served(
@@ -296,4 +295,6 @@ def test_workspace_without_dev_questions_says_how_to_get_some(workspace: Workspa
     path = workspace.root / "questions.jsonl"
     path.write_text(path.read_text().replace('"split": "dev"', '"split": "train"'))
     with pytest.raises(EvalError, match='answerable dev question; give some `"split": "dev"`'):
-        eval_router(workspace, model_of(workspace), SETTINGS, PAIR, as_json=True)
+        eval_router(
+            workspace, model_of(workspace), SETTINGS, PAIR, as_json=True, index_settings=IndexConfig()
+        )

@@ -165,7 +165,7 @@ def test_identity_is_found_without_loading_the_model_and_follows_its_weights(
     monkeypatch.delattr(ranking, "CrossEncoderReranker")
     assert ranking_identity(settings) == loaded
     assert ranking_identity(IndexConfig(rerank=str(other), max_per_document=2)) != loaded
-    assert ranking_identity(IndexConfig()) == FUSED.identity == ranking_identity(None)
+    assert ranking_identity(IndexConfig()) == FUSED.identity
 
 
 @pytest.mark.parametrize(
@@ -237,4 +237,3 @@ def test_the_ranking_is_part_of_the_setup_of_an_evaluation(
     limited = local_setup(workspace, ModelConfig(), routes, [], IndexConfig(max_per_document=2))
     assert plain.making != limited.making
     assert {**asdict(plain), "making": ""} == {**asdict(limited), "making": ""}
-    assert local_setup(workspace, ModelConfig(), routes, []) == plain

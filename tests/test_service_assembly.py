@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.config import ModelConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.corpus import Question, Split
 from indexer.database import IndexMissing
 from indexer.retriever import Index
@@ -55,7 +55,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answerer_of_a_workspace_answers_by_every_route(indexed: Workspace) -> None:
     tiny_adapter(indexed.adapters, tiny_base())
-    answerer = open_answerer(indexed, ModelConfig(), routes_from_config({}), QUESTIONS)
+    answerer = open_answerer(indexed, ModelConfig(), routes_from_config({}), QUESTIONS, IndexConfig())
     answers = [answerer.answer("How high is the tower?", name) for name in answerer.routes]
     assert [answer.generation for answer in answers] == [None, 1, None, 1]
     assert [answer.adapter for answer in answers] == [None, None, "mixed@1", "mixed@1"]
@@ -64,12 +64,17 @@ def test_answerer_of_a_workspace_answers_by_every_route(indexed: Workspace) -> N
 
 def test_workspace_without_an_index_says_how_to_build_one(workspace: Workspace) -> None:
     with pytest.raises(IndexMissing, match="openbook index"):
-        open_answerer(workspace, ModelConfig(), routes_from_config({}), [])
+        open_answerer(workspace, ModelConfig(), routes_from_config({}), [], IndexConfig())
 
 
 def test_closed_book_routes_need_no_index(workspace: Workspace) -> None:
     base = routes_from_config({})["base"]
-    assert open_answerer(workspace, ModelConfig(), {"base": base}, []).answer("Why?", "base").contexts == ()
+    assert (
+        open_answerer(workspace, ModelConfig(), {"base": base}, [], IndexConfig())
+        .answer("Why?", "base")
+        .contexts
+        == ()
+    )
 
 
 def test_examples_are_solved_train_questions_with_the_passage_that_holds_the_answer(
@@ -99,9 +104,9 @@ def test_no_examples_are_made_where_no_route_shows_any() -> None:
 
 def test_route_shows_its_examples(indexed: Workspace) -> None:
     routes = routes_from_config({"rag": RouteConfig(examples=2)})
-    answerer = open_answerer(indexed, ModelConfig(), routes, QUESTIONS)
+    answerer = open_answerer(indexed, ModelConfig(), routes, QUESTIONS, IndexConfig())
     without = routes_from_config({"rag": RouteConfig(examples=0)})
-    plain = open_answerer(indexed, ModelConfig(), without, QUESTIONS)
+    plain = open_answerer(indexed, ModelConfig(), without, QUESTIONS, IndexConfig())
     asked = "What does the bakery sell?"
     assert answerer.answer(asked, "rag").prompt_tokens > plain.answer(asked, "rag").prompt_tokens
 
@@ -109,7 +114,7 @@ def test_route_shows_its_examples(indexed: Workspace) -> None:
 def test_ask_prints_the_answer_for_people_or_for_machines(
     indexed: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answerer = open_answerer(indexed, ModelConfig(), routes_from_config({}), [])
+    answerer = open_answerer(indexed, ModelConfig(), routes_from_config({}), [], IndexConfig())
     ask(answerer, "How high is the tower?", "rag", as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert (printed["route"], printed["generation"]) == ("rag", 1)

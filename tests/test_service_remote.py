@@ -23,7 +23,7 @@ from cli.serve import ask as ask_command
 from cli.serve import available_routes, open_routes
 from eval.config import EvalConfig
 from eval.local import open_local
-from indexer.config import ModelConfig, RemoteConfig, Workspace
+from indexer.config import IndexConfig, ModelConfig, RemoteConfig, Workspace
 from indexer.readers import read_questions
 from service.answering import Answer, Answerer
 from service.assembly import base_identity
@@ -576,7 +576,7 @@ def test_evaluations_ask_the_server_and_are_told_apart_from_those_of_other_model
 ) -> None:
     settings = load_settings(workspace)
     routes = {name: routes_from_config({})[name] for name in ("base", "tuned")}
-    opened = open_local(workspace, settings.model, EvalConfig(), routes, 0)
+    opened = open_local(workspace, settings.model, EvalConfig(), routes, 0, settings.index)
     [answer] = opened.answerer.answer_many([("How high is the tower?", routes["tuned"])])
     assert answer.adapter == "mixed@1"
     assert second in opened.setup.source
@@ -602,4 +602,5 @@ def test_evaluation_of_an_adapter_that_was_trained_on_a_test_question_is_refused
             EvalConfig(),
             {"tuned": routes_from_config({})["tuned"]},
             0,
+            IndexConfig(),
         )
