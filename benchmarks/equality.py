@@ -20,11 +20,20 @@ import random
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
-from serving import NEW_TOKENS, RESULTS, Results, Task, make_workspace, openbook_command, prepare, server
+from serving import (
+    NEW_TOKENS,
+    RESULTS,
+    Results,
+    Task,
+    add_workspace_arguments,
+    open_workspace,
+    openbook_command,
+    prepare,
+    server,
+)
 
 TIE = 1e-3
 """Nats between the two likeliest tokens below which rounding decides."""
@@ -35,19 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
-    parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--base", default="bundled:smollm2-135m-instruct")
+    add_workspace_arguments(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--clients", type=int, default=16)
     arguments = parser.parse_args()
-    workspace = arguments.workspace or RESULTS / "workspace"
-    if arguments.workspace is None:
-        if not (arguments.data / "documents.jsonl").is_file():
-            print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
-            return
-        make_workspace(arguments.data.resolve(), arguments.base, "auto", workspace)
+    workspace = open_workspace(arguments)
     tasks, _, _ = prepare(workspace, arguments.questions)
     results = Results(
         RESULTS / f"equality-{arguments.dtype}.json",

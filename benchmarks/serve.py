@@ -29,22 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from asking import Ask, ask_ours, ask_peer, measure, percentile, resident_megabytes, summary
 from serving import (
     EXTRA,
     RESULTS,
-    Ask,
     Results,
     Task,
-    ask_ours,
-    ask_peer,
-    make_workspace,
-    measure,
+    add_workspace_arguments,
+    open_workspace,
     openbook_command,
-    percentile,
     prepare,
-    resident_megabytes,
     server,
-    summary,
 )
 
 WARM_UP = 8
@@ -59,9 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
-    parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--base", default="bundled:smollm2-135m-instruct")
+    add_workspace_arguments(parser)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--routes", default="base,rag,tuned,hybrid")
     parser.add_argument("--questions", type=int, default=32)
@@ -72,12 +65,7 @@ def main() -> None:
     parser.add_argument("--peer-lora", action="append", default=[], metavar="NAME=ID")
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    workspace = arguments.workspace or RESULTS / "workspace"
-    if arguments.workspace is None:
-        if not (arguments.data / "documents.jsonl").is_file():
-            print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
-            return
-        make_workspace(arguments.data.resolve(), arguments.base, "auto", workspace)
+    workspace = open_workspace(arguments)
     tasks, model, count_tokens = prepare(workspace, arguments.questions, arguments.routes.split(","))
     settings = {
         name: getattr(arguments, name) for name in ("base", "dtype", "routes", "questions", "clients", "soak")

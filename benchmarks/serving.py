@@ -1,25 +1,24 @@
-"""What the benchmarks of the service share: a workspace with adapters, servers, requests, and results that are kept.
+"""What the benchmarks of the service share: a workspace with adapters, its questions, servers, and kept results.
 
 Imported by `serve.py` and `equality.py`; run by itself it does nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 NEW_TOKENS = 32
 START_SECONDS = 600.0
@@ -58,17 +57,6 @@ class Task:
     stop: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    tokens: int
-    first_token: float
-    seconds: float
-
-
-Ask = Callable[[httpx.AsyncClient, Task], Awaitable[Reply]]
-
-
 class Results:
     """Parts of a run in a JSON file; a part that is there is not run again, unless the settings have changed."""
 
@@ -96,6 +84,24 @@ class Results:
 
 def openbook_command(*arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name("openbook")), *arguments]
+
+
+def add_workspace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which workspace is measured, for `open_workspace`."""
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--base", default="bundled:smollm2-135m-instruct")
+
+
+def open_workspace(arguments: argparse.Namespace) -> Path:
+    """The workspace given by name or else one made of `--data`; without either, the program ends and says so."""
+    if arguments.workspace is not None:
+        return Path(arguments.workspace)
+    if not (arguments.data / "documents.jsonl").is_file():
+        print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
+        sys.exit()
+    make_workspace(arguments.data.resolve(), arguments.base, "auto", RESULTS / "workspace")
+    return RESULTS / "workspace"
 
 
 def make_workspace(data: Path, model: str, dtype: str, workspace: Path) -> None:
@@ -236,105 +242,3 @@ def _answers(url: str) -> bool:
         except httpx.TransportError:
             return False
     return False
-
-
-def ask_ours(count_tokens: Callable[[str], int]) -> Ask:
-    async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
-        body = {
-            "model": task.route,
-            "messages": [{"role": "user", "content": task.question}],
-            "max_tokens": NEW_TOKENS,
-            "stream": True,
-        }
-        return await _read(
-            client, "/v1/chat/completions", body, count_tokens, lambda c: c["delta"].get("content")
-        )
-
-    return ask
-
-
-def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int]) -> Ask:
-    """The same prompts for another server; tasks with an adapter go to `lora`, if the server has one."""
-
-    async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
-        body = {
-            "model": lora if lora and task.adapter else model,
-            "prompt": task.prompt,
-            "max_tokens": NEW_TOKENS,
-            "temperature": 0.0,
-            "stream": True,
-            **({"stop": list(task.stop)} if task.stop else {}),
-        }
-        return await _read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"))
-
-    return ask
-
-
-async def _read(
-    client: httpx.AsyncClient,
-    path: str,
-    body: dict[str, object],
-    count_tokens: Callable[[str], int],
-    text_of: Callable[[dict[str, Any]], str | None],
-) -> Reply:
-    """One streamed reply; a server that is busy is asked again after a moment."""
-    started, first, text = time.monotonic(), 0.0, ""
-    async with client.stream("POST", path, json=body) as response:
-        if response.status_code == 503:
-            await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
-            return await _read(client, path, body, count_tokens, text_of)
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            if "choices" not in event:
-                raise RuntimeError(f"{path}: {event}")
-            for choice in event["choices"]:
-                if piece := text_of(choice):
-                    first = first or time.monotonic() - started
-                    text += piece
-    seconds = time.monotonic() - started
-    return Reply(text, count_tokens(text), first or seconds, seconds)
-
-
-def measure(url: str, ask: Ask, tasks: Sequence[Task], clients: int) -> tuple[list[Reply], float]:
-    """Every reply in order, and the seconds that all took together."""
-
-    async def all_of_them() -> list[Reply]:
-        free = asyncio.Semaphore(clients)
-        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-
-            async def one(task: Task) -> Reply:
-                async with free:
-                    return await ask(client, task)
-
-            return await asyncio.gather(*(one(task) for task in tasks))
-
-    started = time.monotonic()
-    replies = asyncio.run(all_of_them())
-    return replies, time.monotonic() - started
-
-
-def summary(replies: Sequence[Reply], seconds: float) -> dict[str, float]:
-    times, firsts = [r.seconds for r in replies], [r.first_token for r in replies]
-    return {
-        "tokens a second": round(sum(r.tokens for r in replies) / seconds, 1),
-        "requests a second": round(len(replies) / seconds, 2),
-        "seconds p50": percentile(times, 0.5),
-        "seconds p95": percentile(times, 0.95),
-        "first token p50": percentile(firsts, 0.5),
-        "first token p95": percentile(firsts, 0.95),
-    }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 4)
-
-
-def resident_megabytes(pid: int) -> float:
-    """Resident memory of a process and its children; 0 for a server that was not started here."""
-    if not pid:
-        return 0.0
-    process = psutil.Process(pid)
-    return round(sum(p.memory_info().rss for p in (process, *process.children(recursive=True))) / 1e6, 1)
