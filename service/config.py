@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -11,9 +12,11 @@ from indexer.metadata import Value
 from service.routes import AUTO, Route
 from tuner.prompt import STYLES
 
+_ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
 
 class RouteNameError(ValueError):
-    """A route with a name that means something else."""
+    """A name that no route may have."""
 
 
 class ServeConfig(BaseModel):
@@ -104,9 +107,16 @@ STANDARD_ROUTES: Mapping[str, RouteConfig] = MappingProxyType(
 
 
 def routes_from_config(tables: Mapping[str, RouteConfig]) -> dict[str, Route]:
-    """The standard routes with the user's changes, then the user's own."""
-    if AUTO in tables:
-        raise RouteNameError(f"routes.{AUTO}: {AUTO!r} is the trained choice among routes; use another name")
+    """The standard routes with the user's changes, then the user's own. Raises RouteNameError."""
+    for name in tables:
+        if name == AUTO:
+            raise RouteNameError(
+                f"routes.{AUTO}: {AUTO!r} is the trained choice among routes; use another name"
+            )
+        if not _ROUTE_NAME.fullmatch(name):
+            raise RouteNameError(
+                f"routes: {name!r} is no name for a route; use 1 to 64 of a-z, 0-9 and hyphens, a hyphen not first"
+            )
     merged = dict(STANDARD_ROUTES)
     for name, table in tables.items():
         merged[name] = merged.get(name, RouteConfig()).model_copy(update=table.model_dump(exclude_unset=True))

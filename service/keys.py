@@ -63,19 +63,27 @@ def read_keys(config: ServeConfig) -> list[Key]:
 
 
 def read_key_file(path: Path) -> list[Key]:
-    """The keys in a file; empty lines and comments (`#`) are passed over. Raises KeyFileError."""
+    """The keys in a file, each with a name of its own; empty lines and comments (`#`) are passed over.
+
+    Raises KeyFileError.
+    """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"cannot read serve.keys_file {path} ({type(error).__name__})") from error
-    keys = [
-        _parse(line, f"{path}:{number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
+    keys: dict[str, Key] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key = _parse(line, f"{path}:{number}")
+        if key.name in keys:
+            raise KeyFileError(
+                f"{path}:{number}: another key is called {key.name!r} already; choose another name"
+            )
+        keys[key.name] = key
     if not keys:
         raise KeyFileError(f"serve.keys_file {path} has no keys; add a line of `openbook keys new`")
-    return keys
+    return list(keys.values())
 
 
 def find_key(keys: Sequence[Key], secret: str) -> Key | None:

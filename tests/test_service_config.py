@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.config import RouteConfig, routes_from_config
+from service.config import RouteConfig, RouteNameError, routes_from_config
 from service.routes import Route
 
 
@@ -42,3 +42,15 @@ def test_user_routes_come_after_the_standard_ones() -> None:
 def test_nonsense_in_a_route_is_refused(table: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         RouteConfig.model_validate(table)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Wide", "-wide", "wide k", "experiment:wide", "a/b", "w" * 65, "wide\n"]
+)
+def test_name_that_no_route_may_have_is_refused(name: str) -> None:
+    with pytest.raises(RouteNameError, match="use 1 to 64 of a-z"):
+        routes_from_config({name: RouteConfig()})
+
+
+def test_name_of_a_route_may_be_as_long_as_that_of_an_adapter() -> None:
+    assert "w" * 64 in routes_from_config({"w" * 64: RouteConfig()})

@@ -96,6 +96,12 @@ def test_bad_line_in_a_file_of_keys_is_named(tmp_path: Path, line: str) -> None:
         read_key_file(tmp_path / "keys")
 
 
+def test_no_two_keys_have_one_name(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"page reader {'0' * 64}\n\npage admin {'1' * 64}\n")
+    with pytest.raises(KeyFileError, match="keys:3: another key is called 'page' already"):
+        read_key_file(tmp_path / "keys")
+
+
 def test_missing_or_empty_file_of_keys_does_not_open_the_service(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="cannot read"):
         connect(tmp_path, keys_file=str(tmp_path / "nothing"))
