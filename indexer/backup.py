@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -107,10 +107,7 @@ def restore(file: Path, workspace: Workspace, replace: bool = False) -> BackupRe
 def _restore(file: Path, workspace: Workspace, replace: bool) -> BackupReport:
     if not file.is_file():
         raise BackupError(f"{file}: no such file; name an archive that `openbook backup` wrote")
-    aside = workspace.root / ".openbook" / ".restoring"
-    shutil.rmtree(aside, ignore_errors=True)  # of a restoration that was interrupted
-    aside.mkdir(parents=True)
-    try:
+    with _passing_folder(workspace.data.parent / ".restoring") as aside:
         try:
             with zipfile.ZipFile(file) as archive:
                 manifest = _read_manifest(archive, file, shutil.disk_usage(aside).free)
@@ -130,10 +127,23 @@ def _restore(file: Path, workspace: Workspace, replace: bool) -> BackupReport:
             workspace.data.rename(_unused(workspace.data))
         (aside / _DATA).rename(workspace.data)  # last: until then the workspace has the data it had
         fsync_folder(workspace.data.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(workspace.cache, ignore_errors=True)  # derived from other data
     return _report(manifest)
+
+
+@contextmanager
+def _passing_folder(folder: Path) -> Iterator[Path]:
+    """Make `folder` and what it lies in; of these, what is empty afterwards is taken away again."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a restoration that was interrupted
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it has something in it: the restored data
+                parent.rmdir()
 
 
 def _files(workspace: Workspace, questions: Iterable[Path]) -> Iterator[Path]:

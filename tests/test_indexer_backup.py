@@ -192,7 +192,7 @@ def test_archive_that_is_not_right_is_refused_and_writes_nothing(
     new = Workspace(archive.with_name("new"))
     with pytest.raises(BackupError, match=message):
         restore(rewritten(archive, change), new)
-    assert [path for path in new.root.rglob("*") if path.is_file()] == []
+    assert not new.root.exists()
     assert not archive.with_name("evil").exists()
 
 
@@ -200,6 +200,16 @@ def test_archive_that_is_not_there_is_named_and_nothing_made(tmp_path: Path) -> 
     with pytest.raises(BackupError, match=r"absent\.zip: no such file"):
         restore(tmp_path / "absent.zip", Workspace(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_folder_that_was_there_before_a_restoration_that_failed_is_left_as_it_was(
+    archive: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    with pytest.raises(BackupError):
+        restore(rewritten(archive, flip), Workspace(folder))
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [0, 100, -1])
