@@ -87,6 +87,8 @@ class Exposure:
 
     id: str
     experiment: str
+    unit: str
+    """Whom it is for: a hash, equal for all requests of a user."""
     arm: str
 
     def answer_id(self, choice: int) -> str:
@@ -175,19 +177,11 @@ class Experiments:
             )
             return self._get(name)
 
-    def expose(self, experiment: Experiment, user: str | None, key: str | None) -> Exposure:
-        """Assign a request to an arm: always the same one for a user of a key, or for a key that names no user.
-
-        Without either, every request is a user of its own.
-        """
-        exposure_id = uuid.uuid4().hex[:24]
-        who = [key, user] if user or key else [None, None, exposure_id]
-        digest = hashlib.sha256(json.dumps([experiment.salt, *who]).encode()).digest()
-        arm = arm_at(experiment.shares, int.from_bytes(digest[:8], "big") / 2**64)
-        row = (exposure_id, experiment.name, digest[8:20].hex(), arm, time.time())
+    def expose(self, exposure: Exposure) -> None:
+        """Keep that a request, which has been accepted, is answered by its arm: feedback on the answer may come."""
+        row = (exposure.id, exposure.experiment, exposure.unit, exposure.arm, time.time())
         with self._lock:
             self._connection.execute("INSERT INTO exposures VALUES (?, ?, ?, ?, ?)", row)
-        return Exposure(exposure_id, experiment.name, arm)
 
     def knows(self, answer_id: str) -> bool:
         """Whether an experiment gave this answer."""
@@ -255,6 +249,18 @@ class Experiments:
         if row is None:
             raise UnknownExperiment(f"no experiment {name!r}; start one with POST /v1/experiments")
         return _experiment(row)
+
+
+def assign(experiment: Experiment, user: str | None, key: str | None) -> Exposure:
+    """Assign a request to an arm: always the same one for a user of a key, or for a key that names no user.
+
+    Without either, every request is a user of its own.
+    """
+    exposure_id = uuid.uuid4().hex[:24]
+    who = [key, user] if user or key else [None, None, exposure_id]
+    digest = hashlib.sha256(json.dumps([experiment.salt, *who]).encode()).digest()
+    arm = arm_at(experiment.shares, int.from_bytes(digest[:8], "big") / 2**64)
+    return Exposure(exposure_id, experiment.name, digest[8:20].hex(), arm)
 
 
 def arm_at(shares: Mapping[str, float], place: float) -> str:

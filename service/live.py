@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from indexer.metadata import Where
 from service.admission import Generated
 from service.answering import Answer, Answerer, Prepared, Timings
-from service.experiments import PREFIX, Experiments, Exposure
+from service.experiments import PREFIX, Experiments, Exposure, assign
 from service.generation import GenerationRequest
 from service.model_thread import ModelThread
 from service.router import PROBE, Router, confidence_facts
@@ -134,10 +134,14 @@ class LiveAnswerer:
             return experiment.successor, None
         for arm in experiment.shares:
             self.require_route(arm)  # or only some of the users would be answered
-        key = getattr(request.state, "key_name", None)
-        exposure = await run_in_threadpool(self.experiments.expose, experiment, user, key)
-        self.metrics.experiment_requests.labels(experiment.name, exposure.arm).inc()
+        exposure = assign(experiment, user, getattr(request.state, "key_name", None))
         return exposure.arm, exposure
+
+    async def expose(self, exposure: Exposure) -> None:
+        """Count a request of an experiment."""
+        if self.experiments is not None:
+            await run_in_threadpool(self.experiments.expose, exposure)
+            self.metrics.experiment_requests.labels(exposure.experiment, exposure.arm).inc()
 
     async def ask(self, question: str, name: str, where: Where | None) -> Underway:
         """Queue an answer by the route that `route_for` finds. Raises what that and `begin` do."""
@@ -252,6 +256,7 @@ class Underway:
         self._timeout_seconds = timeout_seconds
         self.exposure: Exposure | None = None
         """What the answers are part of, if they are part of an experiment."""
+        self._exposed = False
         self._pieces: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -276,6 +281,7 @@ class Underway:
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Which answer goes on, and with what text; ends with the answers or their failure, which `told` raises."""
+        await self._expose()
         try:
             while (piece := await asyncio.wait_for(self._pieces.get(), self._left())) is not None:
                 yield piece
@@ -286,6 +292,7 @@ class Underway:
         """The whole answers. Raises AnswerTimeout, and whatever the generator failed with."""
         with self._live.counted(self.route_name):
             try:
+                await self._expose()
                 generated = await asyncio.wait_for(self._generated, self._left())
             except TimeoutError:
                 raise AnswerTimeout(
@@ -304,6 +311,12 @@ class Underway:
             self._live.metrics.answered(answer)
             self._live.recent.add(answer)
         return told
+
+    async def _expose(self) -> None:
+        """Count the request for its experiment, once: it has been accepted, and somebody waits for what it gets."""
+        if self.exposure is not None and not self._exposed:
+            self._exposed = True
+            await self._live.expose(self.exposure)
 
     def cancel(self) -> None:
         """Nobody waits any more; no effect on answers that are complete."""

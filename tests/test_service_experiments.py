@@ -18,7 +18,7 @@ from indexer.corpus import CorpusError
 from indexer.readers import read_questions
 from service.app import create_app
 from service.config import ServeConfig
-from service.experiments import ExperimentConflict, Experiments, arm_at
+from service.experiments import ExperimentConflict, Experiments, arm_at, assign
 from service.keys import Scope, new_key
 from service.model_thread import ModelThread
 from tests.fakes_service import ScriptedGenerator
@@ -71,18 +71,18 @@ def arms(client: TestClient) -> dict[str, Any]:
 
 def test_users_keep_their_arm_and_are_split_as_asked(experiments: Experiments) -> None:
     trial = experiments.create("trial", {"rag": 0.8, "base": 0.2}, 0.05, 0.05)
-    first = {str(n): experiments.expose(trial, str(n), None).arm for n in range(300)}
-    again = {str(n): experiments.expose(trial, str(n), None).arm for n in range(300)}
+    first = {str(n): assign(trial, str(n), None).arm for n in range(300)}
+    again = {str(n): assign(trial, str(n), None).arm for n in range(300)}
     assert first == again
     assert 0.7 < sum(arm == "rag" for arm in first.values()) / 300 < 0.9
     other = experiments.create("other", {"rag": 0.8, "base": 0.2}, 0.05, 0.05)
-    assert first != {str(n): experiments.expose(other, str(n), None).arm for n in range(300)}
+    assert first != {str(n): assign(other, str(n), None).arm for n in range(300)}
 
 
 def test_a_key_without_users_is_one_user_and_nobody_is_a_new_one_each_time(experiments: Experiments) -> None:
     trial = experiments.create("trial", HALVES, 0.05, 0.05)
-    assert len({experiments.expose(trial, None, "app").arm for _ in range(20)}) == 1
-    assert len({experiments.expose(trial, None, None).arm for _ in range(60)}) == 2
+    assert len({assign(trial, None, "app").arm for _ in range(20)}) == 1
+    assert len({assign(trial, None, None).arm for _ in range(60)}) == 2
 
 
 def test_shares_are_scaled_and_rounding_leaves_nobody_out(experiments: Experiments) -> None:
@@ -94,7 +94,9 @@ def test_shares_are_scaled_and_rounding_leaves_nobody_out(experiments: Experimen
 
 def test_the_first_word_of_a_user_counts(experiments: Experiments) -> None:
     trial = experiments.create("trial", HALVES, 0.05, 0.05)
-    one, two = experiments.expose(trial, "u", None), experiments.expose(trial, "u", None)
+    one, two = assign(trial, "u", None), assign(trial, "u", None)
+    experiments.expose(one)
+    experiments.expose(two)
     first = experiments.record(one.id, good=True)
     assert first is not None
     assert first.counts
@@ -108,7 +110,8 @@ def test_the_first_word_of_a_user_counts(experiments: Experiments) -> None:
 
 def test_nothing_is_kept_of_names_and_after_the_stop(experiments: Experiments, tmp_path: Path) -> None:
     trial = experiments.create("trial", HALVES, 0.05, 0.05)
-    exposure = experiments.expose(trial, "ada@example.com", "secret-app")
+    exposure = assign(trial, "ada@example.com", "secret-app")
+    experiments.expose(exposure)
     experiments.stop("trial", "rag")
     assert experiments.record(exposure.id, good=True) is None
     with pytest.raises(ExperimentConflict):
@@ -122,10 +125,11 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from eval.sequential import analyse
-from service.experiments import Experiments
+from service.experiments import Experiments, assign
 experiments = Experiments(Path(sys.argv[1]), analyse)
 trial = experiments.create("trial", {"rag": 0.5, "base": 0.5}, 0.05, 0.05)
-exposure = experiments.expose(trial, "ada", None)
+exposure = assign(trial, "ada", None)
+experiments.expose(exposure)
 experiments.record(exposure.id, good=True)
 print(exposure.arm, flush=True)
 time.sleep(600)
@@ -142,8 +146,8 @@ def test_experiments_survive_sigkill(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
     again = Experiments(path, analyse)
     trial = again.get("trial")
-    assert again.expose(trial, "ada", None).arm == arm
-    assert (again.counts(trial)[arm].good, again.counts(trial)[arm].requests) == (1, 2)
+    assert assign(trial, "ada", None).arm == arm
+    assert (again.counts(trial)[arm].good, again.counts(trial)[arm].requests) == (1, 1)
     again.close()
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -181,6 +185,24 @@ def test_openai_clients_name_the_experiment_as_model_and_the_reply_in_feedback(c
     assert rate(client, event["id"], "good") == 201
     counted = arms(client)[replies[0]["model"]]
     assert (counted["requests"], counted["ratings"], counted["counted"], counted["good"]) == (4, 2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/answer", {"question": QUESTION, "route": "experiment:trial"}, 200),
+        ("/v1/answer", {"question": QUESTION, "route": "experiment:trial", "stream": True}, 200),
+        ("/v1/answer", {"question": "tower " * 1300, "route": "experiment:trial"}, 400),
+        ("/v1/completions", {"model": "experiment:trial", "prompt": QUESTION, "stream": True}, 200),
+        ("/v1/completions", {"model": "experiment:trial", "prompt": [10**6]}, 400),
+    ],
+)
+def test_requests_count_once_they_are_accepted(
+    client: TestClient, path: str, body: dict[str, Any], status: int
+) -> None:
+    client.post("/v1/experiments", json=TRIAL)
+    assert client.post(path, json=body).status_code == status
+    assert sum(arm["requests"] for arm in arms(client).values()) == (status == 200)
 
 
 def test_feedback_after_a_restart_still_counts(tmp_path: Path) -> None:
