@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tuner.attention import use_grouped_attention
 from tuner.base_model import BaseModel, prepare_tokenizer
 from tuner.registry import AdapterVersion, Registry
 
@@ -52,6 +53,7 @@ def tiny_base(seed: int = 0, name: str = "tiny") -> BaseModel:
         initializer_range=0.3,
     )
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    use_grouped_attention(model)
     return BaseModel(
         name, f"hash-of-{name}-{seed}", model, tokenizer, torch.float32, torch.device("cpu"), 4096
     )

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from indexer.files import fsync_folder, hash_files
+from tuner.attention import use_grouped_attention
 from tuner.machine import choose_device, choose_dtype
 
 log = logging.getLogger("openbook.tuner")
@@ -74,6 +75,7 @@ def load_base(ref: str, dtype: str = "auto") -> BaseModel:
     if not quantised:
         model.to(device)
     model.eval().requires_grad_(False)
+    use_grouped_attention(model)
     return BaseModel(
         ref, weights_hash(folder), model, tokenizer, chosen, device, _max_prompt_tokens(model.config)
     )

@@ -23,6 +23,9 @@ class Reader:
         self._model = model
         self._pad_token_id = pad_token_id
         self._device = next(model.parameters()).device
+        # An index instead of a count: a slice of the hidden states is not contiguous, and torch would then multiply
+        # by a copy of the head for every row (gigabytes, seconds).
+        self._last = torch.tensor([-1], device=self._device)
         self._cache = DynamicCache()
         self._attention = torch.zeros((0, 0), dtype=torch.long, device=self._device)
         self._positions = torch.zeros((0, 1), dtype=torch.long, device=self._device)
@@ -106,7 +109,7 @@ class Reader:
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=self._last,
         )
         logits: torch.Tensor = output.logits[:, -1, :].float()
         return logits

@@ -88,7 +88,7 @@ def train(
         with (
             fast_lora(base.model, ADAPTER),
             recomputed_blocks(base.model, settings.gradient_checkpointing),
-            tracking(tracked, f"{settings.adapter}-{run.identity[:8]}") as track,
+            tracking(tracked, f"{settings.adapter}-{run.state.run}") as track,
         ):
             run.go(track)
         return run.finished()
@@ -121,6 +121,7 @@ class _Run:
             betas=(0.9, 0.99),
             fused=True,
         )
+        self.decoding_attention = base.model.config._attn_implementation
         has_plain_head(base.model)  # remembered: asked within a step, it would draw from that step's dropout
         self.learning_rate = LearningRates(self.optimizer, len(plan.batches), settings)
         shaping = settings.model_dump(mode="json", exclude={"general", "track"})
@@ -237,7 +238,7 @@ class _Run:
 
     def _score(self) -> dict[str, float]:
         return_freed_memory()
-        self.base.model.config._attn_implementation = "sdpa"
+        self.base.model.config._attn_implementation = self.decoding_attention
         scores = self.dev_scores(self.base.model)
         keep_freed_memory()
         return scores
