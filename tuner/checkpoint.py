@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +35,8 @@ class Checkpoint:
     """The whole state of a run after `step` optimiser steps; `identity` names plan, settings and base model."""
 
     identity: str
+    run: str = field(default_factory=lambda: uuid4().hex[:12])
+    """Tells it from other runs of the same identity, as `--force` makes them."""
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
