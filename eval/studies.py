@@ -1,7 +1,7 @@
 """Studies beside an evaluation (freshness, robustness, router, dose), as plain tables for its report.
 
 A study is a JSON file in a folder of its own below the workspace's evaluations. What is in it is shown as it stands:
-a table for every mapping of mappings (routes, say), one for the single figures.
+a table for every mapping of mappings (routes, say), one for the single figures; dose and response are drawn as well.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from eval.dose import DoseResult, dose_plot
+from eval.plots import Figure
 from eval.result import EvaluationResult
 
 KINDS: Mapping[str, str] = {
     "freshness": "Freshness: after documents changed",
     "robustness": "Robustness: other wordings, other passages",
     "router": "Routing: a route for each question",
-    "dose": "Dose and response",
+    "dose": "Dose and response: more phrasings of each fact",
 }
 """File names (without `.json`) with the headings of their sections, in the report's order."""
+_DOSE = "dose"
 _MOST_ROWS = 60
 _MOST_COLUMNS = 12
+_LONG = 20
+"""Rows from which a table about routes is shown route by route."""
+_ROUTE = "route"
 _SENTENCE = "sentence"
 _SKIPPED = ("schema", "provenance", _SENTENCE)
 
@@ -33,11 +41,13 @@ class StudyTable:
 
     header: list[str]
     rows: list[list[str]]
+    folded: bool = False
+    """Whether it is one of many, to be opened in the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's tables, and the folder that it was read from."""
+    """A study's tables, its plot if it has one, and the folder that it was read from."""
 
     kind: str
     title: str
@@ -45,6 +55,7 @@ class Study:
     sentence: str
     """What it says in words, if it does."""
     tables: list[StudyTable]
+    figure: Figure | None = None
 
 
 def latest_studies(evaluations: Path, result: EvaluationResult) -> list[Study]:
@@ -65,8 +76,18 @@ def _latest(evaluations: Path, kind: str, result: EvaluationResult) -> Study | N
                 path.parent.name,
                 sentence if isinstance(sentence, str) else "",
                 [*_tables(content)],
+                _dose_plot(content) if kind == _DOSE else None,
             )
     return None
+
+
+def _dose_plot(content: Mapping[str, Any]) -> Figure | None:
+    """None if there is nothing to draw: then the tables show what there is."""
+    try:
+        result = DoseResult.model_validate(content)
+    except ValidationError:
+        return None
+    return dose_plot(result) if any(dose.scores for dose in result.doses) else None
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
@@ -79,13 +100,18 @@ def _read(path: Path) -> Mapping[str, Any] | None:
 
 
 def _fits(theirs: Any, result: EvaluationResult) -> bool:
-    """Whether a study says that it was made of what the evaluation was, for a route that both have."""
+    """Whether a study says that it was made of what the evaluation was, for a route that both have.
+
+    One that names no routes is about none of them: it has only to be of the same documents and base model.
+    """
     ours = result.provenance
     if not isinstance(theirs, dict):
         return False
     if (theirs.get("corpus"), theirs.get("base_model_hash")) != (ours.corpus, ours.base_model_hash):
         return False
-    routes, adapters = theirs.get("routes"), theirs.get("adapters")
+    if "routes" not in theirs:
+        return True
+    routes, adapters = theirs["routes"], theirs.get("adapters")
     if not isinstance(routes, dict) or not isinstance(adapters, dict):
         return False
     return any(name in routes and adapters.get(name) == ours.adapters.get(name) for name in result.routes)
@@ -100,32 +126,46 @@ def _tables(content: Mapping[str, Any]) -> Iterator[StudyTable]:
     for name, value in content.items():
         if name in _SKIPPED or not _is_nested(value):
             continue
-        table = _by_column(name, value) if isinstance(value, dict) else _by_row(value)
-        if table is not None:
-            yield table
+        if isinstance(value, dict):
+            yield from _by_column(name, value)
+        else:
+            yield from _by_row(value)
 
 
-def _by_column(name: str, value: Mapping[str, Any]) -> StudyTable | None:
+def _by_column(name: str, value: Mapping[str, Any]) -> Iterator[StudyTable]:
     """Mappings side by side, a row for each thing that any of them says; a plain mapping is one column."""
     if not all(isinstance(item, dict) and not _is_measure(item) for item in value.values()):
-        return StudyTable([_words(name), ""], [[key, text] for key, text in _flat(value).items()])
+        yield StudyTable([_words(name), ""], [[key, text] for key, text in _flat(value).items()])
+        return
     columns = {key: _flat(item) for key, item in value.items()}
     facts = list(dict.fromkeys(fact for column in columns.values() for fact in column))
-    if not facts or len(columns) > _MOST_COLUMNS or len(facts) > _MOST_ROWS:
-        return None
-    rows = [[fact, *(column.get(fact, "-") for column in columns.values())] for fact in facts]
-    return StudyTable([_words(name), *columns], rows)
+    if facts and len(columns) <= _MOST_COLUMNS and len(facts) <= _MOST_ROWS:
+        rows = [[fact, *(column.get(fact, "-") for column in columns.values())] for fact in facts]
+        yield StudyTable([_words(name), *columns], rows)
 
 
-def _by_row(value: Sequence[Any]) -> StudyTable | None:
-    """A list of mappings as rows; None if it is long or wide, as lists of single answers are."""
-    if not value or len(value) > _MOST_ROWS or not all(isinstance(item, dict) for item in value):
-        return None
+def _by_row(value: Sequence[Any]) -> Iterator[StudyTable]:
+    """A list of mappings as rows, a long one about routes as a table for each route.
+
+    Nothing of a list that is longer or wider than can be read, as lists of single answers are.
+    """
+    if not all(isinstance(item, dict) for item in value):
+        return
     rows = [_flat(item) for item in value]
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    if len(header) > _MOST_COLUMNS:
-        return None
-    return StudyTable(header, [[row.get(key, "-") for key in header] for row in rows])
+    if len(rows) > _LONG and all(_ROUTE in row for row in rows):
+        for route in dict.fromkeys(row[_ROUTE] for row in rows):
+            mine = [{k: v for k, v in row.items() if k != _ROUTE} for row in rows if row[_ROUTE] == route]
+            yield from _table(mine, part=f"{_ROUTE} {route}")
+    else:
+        yield from _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, str]], part: str = "") -> Iterator[StudyTable]:
+    """`rows` as a table, none if it would be too large; its first column is headed by which `part` it is of a whole."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if columns and len(columns) <= _MOST_COLUMNS and len(rows) <= _MOST_ROWS:
+        header = [part or columns[0], *columns[1:]]
+        yield StudyTable(header, [[row.get(key, "-") for key in columns] for row in rows], folded=bool(part))
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:

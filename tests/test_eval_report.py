@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,7 +18,6 @@ from eval.config import EvalConfig
 from eval.markdown import markdown_report, markdown_table
 from eval.report import html_report
 from eval.run import Evaluation, Extras, evaluate
-from eval.studies import latest_studies
 from indexer.corpus import Question, Split
 from service.answering import Answer
 from service.routes import Route
@@ -235,56 +233,6 @@ def test_synthetic_questions_are_marked_as_such(tmp_path: Path, evaluation: Eval
     assert "4 of 12 questions are synthetic" in (synthetic.folder / "report.md").read_text()
     assert "4 of 12 questions were made from the documents" in html
     assert sum("data-synthetic" in attributes for _, attributes in Tags(html).found) == 4
-
-
-def write_study(evaluation: Evaluation, folder: str, kind: str, changed: float, **content: object) -> None:
-    path = evaluation.folder.parent / folder / f"{kind}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))
-    os.utime(path, (changed, changed))
-
-
-def test_latest_fitting_studies_are_shown_as_tables(tmp_path: Path) -> None:
-    evaluation = run(tmp_path / "evaluations" / "one", make_questions(12))
-    ours = evaluation.result.provenance.model_dump(mode="json")
-    others = ours | {"corpus": "another"}
-    routes = {
-        "rag": {"kept": 0.975, "after": {"new": {"mean": 0.8, "ci": [0.7, 0.9]}}},
-        "<marquee>": {"state": "stale"},
-    }
-    write_study(evaluation, "f1", "freshness", 100, routes={"rag": {"kept": 0.125}}, provenance=ours)
-    write_study(
-        evaluation,
-        "f2",
-        "freshness",
-        200,
-        n=24,
-        routes=routes,
-        sentence="<blink>All</blink> fresh.",
-        provenance=ours,
-    )
-    write_study(evaluation, "f3", "freshness", 300, routes={"rag": {"kept": 0.25}}, provenance=others)
-    write_study(evaluation, "r1", "router", 300, tried=[{"facts": 3, "score": 0.5}])
-    (evaluation.folder.parent / "r1" / "robustness.json").write_text("[1, {")
-    found = latest_studies(evaluation.folder.parent, evaluation.result)
-    assert [(study.kind, study.folder, study.sentence) for study in found] == [
-        ("freshness", "f2", "<blink>All</blink> fresh.")
-    ]
-    assert [(table.header, table.rows) for table in found[0].tables] == [
-        (["", ""], [["n", "24"]]),
-        (
-            ["routes", "rag", "<marquee>"],
-            [["kept", "0.975", "-"], ["after new", "0.800 [0.700, 0.900]", "-"], ["state", "-", "stale"]],
-        ),
-    ]
-    evaluation = run(evaluation.folder, make_questions(12))
-    html, markdown = html_of(evaluation), (evaluation.folder / "report.md").read_text()
-    assert Tags(html).open == []
-    assert all(
-        "Freshness" in text and "0.800 [0.700, 0.900]" in text and "f2/freshness.json" in text
-        for text in (html, markdown)
-    )
-    assert not any(tag in text for tag in ("<marquee>", "<blink>") for text in (html, markdown))
 
 
 def test_markdown_table_has_a_row_a_route_and_marks_the_recommended(evaluation: Evaluation) -> None:
