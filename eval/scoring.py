@@ -11,11 +11,10 @@ import numpy as np
 
 from eval.answers import AnswerRecord
 from eval.attribution import attribute
-from eval.config import EvalConfig, Prices
-from eval.costs import Usage, answer_cost, costs, mean_usage, total_per_1000
-from eval.grounding import Vectors, grounding, similarity_scores, vectors_for
+from eval.config import EvalConfig
+from eval.costs import costs
+from eval.grounding import Vectors, similarity_scores, vectors_for
 from eval.measuring import cluster_of, measure
-from eval.metrics.abstention import abstention
 from eval.metrics.containment import containment
 from eval.metrics.exact_match import exact_match
 from eval.metrics.multiple_choice import labels_of, majority, multiple_choice
@@ -24,23 +23,20 @@ from eval.metrics.token_f1 import token_f1
 from eval.provenance import Setup, library_versions, machine_facts, questions_hash, route_options
 from eval.repeats import repeats_result
 from eval.result import (
-    AbstentionResult,
     ContrastResult,
     EvaluationResult,
     ForgettingResult,
-    Latency,
     Measure,
     MultipleChoice,
     OracleResult,
     Provenance,
     RepeatsResult,
-    RouteResult,
-    Tokens,
     VerdictResult,
 )
+from eval.route_result import route_cost, route_result, route_usage
 from eval.segments import segment_advice
 from eval.statistics import Contrast, Floats, contrasts, paired_difference
-from eval.verdict import Cost, decide
+from eval.verdict import decide
 from indexer.corpus import Question
 from indexer.encoding import Encoder
 from service.answering import Answer
@@ -95,15 +91,22 @@ def score(
     encoder = additional.encoder
     vectors = None if encoder is None else vectors_for(encoder, questions, answers)
     results = {
-        name: _route_result(questions, given, settings, labels, vectors, additional.likelihoods.get(name))
+        name: route_result(
+            questions,
+            given,
+            _question_scores(questions, answers[name], labels, vectors),
+            additional.likelihoods.get(name),
+            vectors,
+            settings,
+        )
         for name, given in records.items()
     }
     quality = {name: float(values.mean()) for name, values in scores.items()}
-    usages = {name: _usage(routes[name], given, setup) for name, given in records.items()}
+    usages = {name: route_usage(routes[name], given, setup) for name, given in records.items()}
     verdict = decide(
         scores,
         clusters,
-        {name: _cost(usage, settings.prices) for name, usage in usages.items()},
+        {name: route_cost(usage, settings.prices) for name, usage in usages.items()},
         settings.prices.currency,
         settings.primary_metric,
         settings.margin,
@@ -165,16 +168,13 @@ def mean_score(metric: str) -> Callable[[Sequence[str], Sequence[Question]], flo
     return mean
 
 
-def _route_result(
+def _question_scores(
     questions: Sequence[Question],
-    records: Sequence[AnswerRecord],
-    settings: EvalConfig,
+    answers: Sequence[Answer],
     labels: Sequence[str],
     vectors: Vectors | None,
-    likelihoods: Floats | None,
-) -> RouteResult:
-    answers = [record.answer for record in records]
-    answerable = [question for question in questions if question.answerable]
+) -> dict[str, Floats]:
+    """By metric, one score per answerable question."""
     values = {name: metric_scores(name, questions, answers) for name in METRICS}
     if labels:
         pairs = [(q, a) for q, a in zip(questions, answers, strict=True) if q.answerable]
@@ -182,23 +182,7 @@ def _route_result(
         values["multiple_choice"] = np.array(right, dtype=np.float64)
     if vectors is not None:
         values["semantic_similarity"] = similarity_scores(questions, answers, vectors)
-    metrics = {name: measure(found, answerable, settings) for name, found in values.items()}
-    if likelihoods is not None:
-        least = (float(likelihoods.min()), 0.0)
-        metrics["gold_log_likelihood"] = measure(likelihoods, answerable, settings, bounds=least)
-    timed = [record.answer.timings_ms.total for record in records if record.shared_by == 1]
-    return RouteResult(
-        n=len(questions),
-        answerable=len(answerable),
-        metrics=metrics,
-        abstention=_abstention_result(questions, answers, settings),
-        grounding=grounding(questions, answers, settings, vectors),
-        latency_ms=Latency(p50=float(np.median(timed)), p95=float(np.quantile(timed, 0.95)), n=len(timed)),
-        tokens=Tokens(
-            prompt=float(np.mean([answer.prompt_tokens for answer in answers])),
-            completion=float(np.mean([answer.completion_tokens for answer in answers])),
-        ),
-    )
+    return values
 
 
 def _multiple_choice(questions: Sequence[Question], labels: Sequence[str]) -> MultipleChoice | None:
@@ -236,39 +220,6 @@ def _oracle_result(
         metric=metric,
         score=measure(best, asked, settings),
         lost=Measure(mean=difference.value, ci=(difference.low, difference.high)),
-    )
-
-
-def _usage(route: Route, records: Sequence[AnswerRecord], setup: Setup) -> Usage:
-    # One at a time is how latency is measured, not how a busy machine works.
-    batched = [record for record in records if record.shared_by > 1] or records
-    training = setup.training_seconds
-    return mean_usage(
-        [record.seconds for record in batched],
-        [record.answer.prompt_tokens for record in records],
-        [record.answer.completion_tokens for record in records],
-        route.retrieve,
-        0.0 if route.adapter is None else training.get(route.name) if training is not None else None,
-    )
-
-
-def _cost(usage: Usage, prices: Prices) -> Cost:
-    total = total_per_1000(usage, prices)
-    money = 1000 * answer_cost(usage, prices) if total is None else total
-    return Cost(money, usage.prompt_tokens + usage.completion_tokens, usage.seconds)
-
-
-def _abstention_result(
-    questions: Sequence[Question], answers: Sequence[Answer], settings: EvalConfig
-) -> AbstentionResult:
-    unanswerable = [(q, a.abstained) for q, a in zip(questions, answers, strict=True) if not q.answerable]
-    abstained = np.array([silent for _, silent in unanswerable], dtype=np.float64)
-    scores = abstention([a.abstained for a in answers], [q.answerable for q in questions])
-    return AbstentionResult(
-        unanswerable=len(unanswerable),
-        recall=measure(abstained, [q for q, _ in unanswerable], settings) if unanswerable else None,
-        precision=scores.precision,
-        f1=scores.f1,
     )
 
 
