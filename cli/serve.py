@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ import click
 from cli.options import json_option, not_empty, workspace_option
 from indexer.config import Workspace
 from service.config import routes_from_config
+from service.routes import AUTO
 from settings import ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
     from service.answering import Answerer
-    from service.router import Router
+    from service.router import Router, TrainedRouter
     from service.routes import Route
     from service.tracing import Tracing
 
@@ -24,19 +25,30 @@ if TYPE_CHECKING:
 @workspace_option
 @json_option
 @click.argument("question", callback=not_empty)
-@click.option("--route", default="rag", show_default=True)
+@click.option(
+    "--route", default="rag", show_default=True, help="Answer by this one; `auto` takes the one that fits."
+)
 def ask(workspace: Workspace, as_json: bool, question: str, route: str) -> None:
     """Answer QUESTION by one route."""
     from service.answering import UnknownRoute
-    from service.commands import ask as ask_once
+    from service.commands import print_answer
+    from service.router import Router
 
     settings = load_settings(workspace)
     routes = routes_from_config(settings.routes)
-    if route not in routes:
+    trained = trained_router(workspace, routes) if route == AUTO else None
+    if trained is None and route not in routes:
         raise UnknownRoute(f"unknown route {route!r}; known: {', '.join(routes)}")
-    answerer = open_routes(workspace, settings, {route: routes[route]})
+    wanted = trained.routes if trained else [route]
+    answerer = open_routes(workspace, settings, {name: routes[name] for name in wanted})
     try:
-        ask_once(answerer, question, route, as_json)
+        if trained is None:
+            answer = answerer.answer(question, route)
+        else:
+            router = Router(trained, answerer)
+            warn_if_stale(router)
+            answer = router.answer(question)
+        print_answer(answer, as_json)
     finally:
         answerer.generator.close()
 
@@ -123,9 +135,30 @@ def open_router(workspace: Workspace, answerer: Answerer) -> Router | None:
     except (RouterError, AdapterError) as error:
         click.echo(f"route 'auto' is left out: {error}", err=True)
         return None
-    if router and (difference := router.stale()):
-        click.echo(f"route 'auto' is out of date: {difference}; run `openbook eval router`", err=True)
+    if router:
+        warn_if_stale(router)
     return router
+
+
+def trained_router(workspace: Workspace, names: Collection[str]) -> TrainedRouter:
+    """The router of the workspace, if it fits the routes of these names.
+
+    Raises UnknownRoute if none is trained, and RouterError.
+    """
+    from service.answering import NO_ROUTER, UnknownRoute
+    from service.router import load_router, router_path
+
+    trained = load_router(router_path(workspace))
+    if trained is None:
+        raise UnknownRoute(NO_ROUTER)
+    trained.require_routes(names)
+    return trained
+
+
+def warn_if_stale(router: Router) -> None:
+    """Say on standard error if documents have changed since the router was trained."""
+    if difference := router.stale():
+        click.echo(f"route {AUTO!r} is out of date: {difference}; run `openbook eval router`", err=True)
 
 
 def available_routes(workspace: Workspace, settings: Settings) -> dict[str, Route]:

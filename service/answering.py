@@ -15,7 +15,7 @@ from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit, Index, Retriever
 from service.generation import GenerationRequest, Generator
-from service.routes import Route
+from service.routes import AUTO, Route
 from tuner.base_model import BaseModel
 from tuner.decoding import Decoded, FinishReason, Sampling
 from tuner.prompt import ABSTENTION, STYLES, Context, PromptError, SolvedExample, build_prompt, prompt_hash
@@ -23,6 +23,11 @@ from tuner.registry import Registry
 
 LONGEST_TOKEN = 16
 """Characters; a question with more than this for every token of room is not even counted."""
+
+NO_ROUTER = (
+    f"there is no {AUTO!r}, as no router is trained that fits the routes; run `openbook eval router` "
+    "(a running service has to be started again then)"
+)
 
 
 class UnknownRoute(ValueError):
@@ -143,6 +148,8 @@ class Answerer:
         try:
             return self.routes[name]
         except KeyError:
+            if name == AUTO:
+                raise UnknownRoute(NO_ROUTER) from None
             raise UnknownRoute(f"unknown route {name!r}; known: {', '.join(self.routes)}") from None
 
     def document(self, document_id: str) -> Document | None:

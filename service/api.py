@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from indexer.metadata import Where
 from service.answering import Answer
 from service.errors import error_response
 from service.live import LiveAnswerer, Underway, unless_client_leaves
-from service.routes import Route
+from service.routes import AUTO
 from service.schemas import (
     AnswerEvent,
     AnswerRequest,
@@ -47,7 +48,8 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
             return (await (await ask()).told())[0].answer
 
         if body.stream:
-            return event_stream(_events(await ask()))
+            underway = await ask()
+            return event_stream(_events(underway, underway.route_name))
 
         return await unless_client_leaves(request, answered())
 
@@ -55,15 +57,18 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
     async def compare(body: CompareRequest, request: Request) -> CompareResponse | Response:
         """Answer a question by several routes; one that cannot answer reports why and the others go on.
 
-        Streamed, the routes' events come as they happen, each with the name of its route.
+        `auto` is one of them where it is named: its `answer.route` is the route that was taken. Streamed, the routes'
+        events come as they happen, each with the name of its route as asked for.
         """
         names = list(dict.fromkeys(body.routes or live.answerer.routes))
-        routes = [live.answerer.route(name).restricted(body.where) for name in names]
+        for name in names:
+            if live.router is None or name != AUTO:
+                live.answerer.route(name)
         if body.stream:
-            return event_stream(_all_events(live, body.question, routes))
+            return event_stream(_all_events(live, body.question, names, body.where))
 
         async def ask_all() -> list[Comparison]:
-            return await asyncio.gather(*(_compared(live, body.question, route) for route in routes))
+            return await asyncio.gather(*(_compared(live, body.question, name, body.where) for name in names))
 
         results = await unless_client_leaves(request, ask_all())
         return CompareResponse(question=body.question, results=results)
@@ -104,10 +109,9 @@ def health_router(live: LiveAnswerer) -> APIRouter:
     return router
 
 
-async def _events(underway: Underway) -> AsyncGenerator[StreamEvent, None]:
-    """What happens to one answer."""
+async def _events(underway: Underway, name: str) -> AsyncGenerator[StreamEvent, None]:
+    """What happens to one answer, under the name of its route or of what took it."""
     [prepared] = underway.prepared
-    name = prepared.route.name
     try:
         yield ContextsEvent(route=name, contexts=list(prepared.contexts))
         async for _, text in underway.pieces():
@@ -119,22 +123,22 @@ async def _events(underway: Underway) -> AsyncGenerator[StreamEvent, None]:
 
 
 async def _all_events(
-    live: LiveAnswerer, question: str, routes: Sequence[Route]
+    live: LiveAnswerer, question: str, names: Sequence[str], where: Where | None
 ) -> AsyncGenerator[StreamEvent, None]:
     """What happens to the answers of several routes, in the order in which it happens."""
     events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 
-    async def ask(route: Route) -> None:
+    async def ask(name: str) -> None:
         try:
-            underway = await live.begin([question], route)
-            async for event in _events(underway):
+            underway = await live.ask(question, name, where)
+            async for event in _events(underway, name):
                 events.put_nowait(event)
         except Exception as error:
-            events.put_nowait(ErrorEvent(route=route.name, error=error_body(error).error))
+            events.put_nowait(ErrorEvent(route=name, error=error_body(error).error))
         finally:
             events.put_nowait(None)
 
-    asking = [asyncio.create_task(ask(route)) for route in routes]
+    asking = [asyncio.create_task(ask(name)) for name in names]
     try:
         left = len(asking)
         while left:
@@ -148,8 +152,9 @@ async def _all_events(
             task.cancel()
 
 
-async def _compared(live: LiveAnswerer, question: str, route: Route) -> Comparison:
+async def _compared(live: LiveAnswerer, question: str, name: str, where: Where | None) -> Comparison:
     try:
-        return Comparison(route=route.name, answer=await live.answer(question, route), error=None)
+        [told] = await (await live.ask(question, name, where)).told()
+        return Comparison(route=name, answer=told.answer, error=None)
     except Exception as error:
-        return Comparison(route=route.name, answer=None, error=error_body(error).error)
+        return Comparison(route=name, answer=None, error=error_body(error).error)

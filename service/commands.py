@@ -11,7 +11,7 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
-from service.answering import Answer, Answerer
+from service.answering import Answer
 from service.config import ServeConfig
 
 
@@ -36,9 +36,8 @@ def _log_access_plainly() -> None:
     access.propagate = False
 
 
-def ask(answerer: Answerer, question: str, route: str, as_json: bool) -> None:
-    """Print what `route` answers, and what that rests on."""
-    answer = answerer.answer(question, route)
+def print_answer(answer: Answer, as_json: bool) -> None:
+    """Print what a route answered, and what that rests on."""
     click.echo(
         json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if as_json else format_answer(answer)
     )

@@ -117,11 +117,6 @@ class LiveAnswerer:
         self.experiments: Experiments | None = None
         """With them, `experiment:NAME` stands for the route that a user is assigned to."""
 
-    async def answer(self, question: str, route: Route) -> Answer:
-        """Answer one question; cancelling this cancels the generation. Raises AnswerTimeout, Overloaded."""
-        underway = await self.begin([question], route)
-        return (await underway.told())[0].answer
-
     async def assign(self, name: str, user: str | None, request: Request) -> tuple[str, Exposure | None]:
         """The route that is asked for, and as part of what experiment; any other name than one of those stays.
 

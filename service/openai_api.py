@@ -194,6 +194,7 @@ def _model(live: LiveAnswerer, name: str) -> Model | AutoModel:
             root=base.name,
             max_model_len=base.max_prompt_tokens,
             routes=list(live.router.trained.routes),
+            identity=live.router.identity(),
             stale=live.router.stale(),
         )
     route = live.answerer.route(name)

@@ -205,6 +205,8 @@ class AutoModel(BaseModel):
     parent: None = None
     max_model_len: int
     routes: list[str]
+    identity: str | None
+    """As a route's; None if a route has changed since the choice was trained, so that it is refused."""
     stale: str
     """How the documents differ from those that the choice was trained over; empty if they do not."""
 

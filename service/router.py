@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from indexer.config import Workspace
+from indexer.database import IndexMissing
+from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit
-from service.answering import Answerer
+from service.answering import Answer, Answerer
 from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling
+from tuner.registry import AdapterError
 
 DEPTH = 10
 """Hits looked at, whatever the routes show."""
@@ -77,6 +82,15 @@ class TrainedRouter(BaseModel):
             raise ValueError("its tables do not fit together")
         return self
 
+    def require_routes(self, names: Collection[str]) -> None:
+        """Raise RouterError if a route that it takes is not among `names`."""
+        for name in self.routes:
+            if name not in names:
+                raise RouterError(
+                    f"the router was trained with route {name!r}, which is not among {', '.join(names)}; "
+                    "run `openbook eval router`"
+                )
+
     def choose(self, facts: Facts) -> str:
         """The name of the route to take."""
         units = [(facts[n] - m) / s for n, m, s in zip(self.facts, self.means, self.scales, strict=True)]
@@ -104,12 +118,8 @@ class Router:
 
     def require_same_routes(self) -> None:
         """Raise RouterError if a route is no longer what it was in training: it may be good at other questions."""
+        self.trained.require_routes(self._answerer.routes)
         for name, identity in self.trained.routes.items():
-            if name not in self._answerer.routes:
-                raise RouterError(
-                    f"the router was trained with route {name!r}, which is not among "
-                    f"{', '.join(self._answerer.routes)}; run `openbook eval router`"
-                )
             if self._answerer.lasting_identity(self._answerer.routes[name]) != identity:
                 raise RouterError(
                     f"route {name!r} has changed since the router was trained (its options, adapter or model, "
@@ -123,6 +133,17 @@ class Router:
             return ""
         return f"trained over generation {then} of the documents, which are at {now}"
 
+    def identity(self) -> str | None:
+        """Hash of all that its answers depend on beside the question; None if it cannot answer as things are."""
+        try:
+            self.require_same_routes()
+            behind = {
+                name: self._answerer.identity(self._answerer.route(name)) for name in self.trained.routes
+            }
+        except (RouterError, AdapterError, IndexMissing):
+            return None
+        return hash_json([self.trained.model_dump(mode="json"), behind])
+
     def facts(self, question: str, where: Where | None) -> dict[str, float]:
         """What is known of a question without asking a model. Raises RouterError, IndexMissing, CorpusError."""
         self.require_same_routes()
@@ -135,6 +156,21 @@ class Router:
     def choose(self, facts: Facts) -> Route:
         """The route to take."""
         return self._answerer.route(self.trained.choose(facts))
+
+    def answer(self, question: str) -> Answer:
+        """Answer one question by the route that fits it, in this thread; `total` includes the choice.
+
+        Raises what `facts` and `Answerer.answer_many` do.
+        """
+        started = time.monotonic()
+        facts = self.facts(question, None)
+        if (probe := self.probe) is not None:
+            [prepared] = self._answerer.prepare([(question, probe)], PROBE)
+            [decoded] = self._answerer.generator.generate([prepared.request])
+            facts |= confidence_facts(decoded)
+        [answer] = self._answerer.answer_many([(question, self.choose(facts))])
+        total_ms = (time.monotonic() - started) * 1000
+        return replace(answer, timings_ms=replace(answer.timings_ms, total=total_ms))
 
 
 def question_facts(question: str) -> dict[str, float]:

@@ -24,7 +24,10 @@ class AnswerRequest(BaseModel):
 
     question: QuestionText
     route: str
-    """Or `experiment:NAME`, which stands for one of the experiment's routes, always the same for a user."""
+    """Or `auto`, which takes a route for the question if a router is trained.
+
+    Or `experiment:NAME`, which stands for one of the experiment's routes, always the same for a user.
+    """
     user: UserName | None = None
     """Whom the answer is for, in an experiment: any name or number that stays the same."""
     where: Filter | None = None
@@ -32,7 +35,7 @@ class AnswerRequest(BaseModel):
 
 
 class CompareRequest(BaseModel):
-    """A question for several routes; all of them if `routes` is left out."""
+    """A question for several routes, `auto` among them where it is named; all but `auto` if `routes` is left out."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -51,6 +54,7 @@ class Comparison(BaseModel):
     """What one route made of the question: an answer, or the reason why there is none."""
 
     route: str
+    """As asked for; `answer.route` is the one that `auto` took."""
     answer: Answer | None
     error: ErrorDetail | None
 

@@ -12,7 +12,7 @@ from indexer.retriever import Index
 from indexer.sync import sync
 from service import assembly
 from service.assembly import open_answerer, solved_examples
-from service.commands import ask
+from service.commands import print_answer
 from service.config import RouteConfig, routes_from_config
 from tests.fakes import HashEncoder
 from tests.fakes_service import DOCUMENTS
@@ -115,8 +115,9 @@ def test_ask_prints_the_answer_for_people_or_for_machines(
     indexed: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answerer = open_answerer(indexed, ModelConfig(), routes_from_config({}), [], IndexConfig())
-    ask(answerer, "How high is the tower?", "rag", as_json=True)
+    answer = answerer.answer("How high is the tower?", "rag")
+    print_answer(answer, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert (printed["route"], printed["generation"]) == ("rag", 1)
-    ask(answerer, "How high is the tower?", "rag", as_json=False)
+    print_answer(answer, as_json=False)
     assert "rag: tiny, " in capsys.readouterr().out

@@ -123,6 +123,45 @@ def test_auto_is_listed_with_the_routes_it_takes(client: TestClient) -> None:
     assert client.get("/v1/models/auto").json() == listed["auto"]
 
 
+def test_auto_is_compared_beside_routes_where_it_is_named(
+    client: TestClient, generator: ScriptedGenerator
+) -> None:
+    body = {"question": WHO, "routes": ["base", "auto", "rag"]}
+    results = client.post("/v1/compare", json=body).json()["results"]
+    assert [(one["route"], one["answer"]["route"]) for one in results] == [
+        ("base", "base"),
+        ("auto", "rag"),
+        ("rag", "rag"),
+    ]
+    assert results[1]["answer"]["contexts"] == results[2]["answer"]["contexts"]
+    everything = client.post("/v1/compare", json={"question": WHO}).json()["results"]
+    assert [one["route"] for one in everything] == ["base", "rag", "tuned", "hybrid"]
+
+    seen = events(client.post("/v1/compare", json={**body, "stream": True}).text)
+    of_auto = [event for event in seen if event["route"] == "auto"]
+    assert of_auto[0]["type"] == "contexts"
+    assert of_auto[-1]["answer"]["route"] == "rag"
+    assert {event["route"] for event in seen} == {"base", "auto", "rag"}
+
+
+def test_comparison_with_auto_keeps_to_the_filter(
+    answerer: Answerer, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def search(query: str, k: int, where: object) -> tuple[int, list[Hit]]:
+        asked.append(where)
+        return 7, []
+
+    monkeypatch.setattr(answerer, "search", search)
+    model = trained(answerer, facts=["dense"])
+    with serving(answerer, Router(model, answerer)) as client:
+        body = {"question": WHO, "routes": ["auto"], "where": {"team": "ovens"}}
+        [result] = client.post("/v1/compare", json=body).json()["results"]
+    assert result["error"] is None
+    assert asked == [{"team": "ovens"}]
+
+
 @pytest.mark.parametrize("prompt", [[WHO, HOW_HIGH], [5, 6, 7]])
 def test_auto_takes_one_question_at_a_time(client: TestClient, prompt: list[Any]) -> None:
     reply = client.post("/v1/completions", json={"model": "auto", "prompt": prompt})
@@ -137,9 +176,10 @@ def test_unknown_routes_are_reported_as_ever(answerer: Answerer, client: TestCli
         replies = [
             client.post("/v1/answer", json={"question": WHO, "route": name}),
             client.post("/v1/chat/completions", json={"model": name, **chat}),
+            client.post("/v1/compare", json={"question": WHO, "routes": ["base", name]}),
             client.get(f"/v1/models/{name}"),
         ]
-        assert [reply.status_code for reply in replies] == [404, 404, 404]
+        assert [reply.status_code for reply in replies] == [404] * 4
         return [reply.json()["error"] for reply in replies]
 
     with_router = errors(client, "nope")
@@ -147,7 +187,9 @@ def test_unknown_routes_are_reported_as_ever(answerer: Answerer, client: TestCli
     other = make_answerer(Path("no-adapters"), ScriptedGenerator())
     with serving(other, None) as without:
         assert errors(without, "nope") == with_router
-        assert errors(without, "auto")[0]["code"] == "model_not_found"
+        for error in errors(without, "auto"):
+            assert error["code"] == "model_not_found"
+            assert "run `openbook eval router`" in error["message"]
 
 
 def test_confidence_of_the_probe_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +244,17 @@ def test_adapter_promoted_while_serving_makes_auto_a_conflict(tmp_path: Path, an
     with serving(answerer, Router(model, answerer)) as client:
         ask = {"question": WHO, "route": "auto"}
         assert client.post("/v1/answer", json=ask).json()["route"] == "tuned"
+        before = client.get("/v1/models/auto").json()["identity"]
         tiny_adapter(tmp_path, tiny_base(), seed=1)
         reply = client.post("/v1/answer", json=ask)
+        both = client.post("/v1/compare", json={"question": WHO, "routes": ["auto", "base"]}).json()
+        after = client.get("/v1/models/auto").json()["identity"]
     assert reply.status_code == 409
     assert reply.json()["error"]["code"] == "router_stale"
     assert "route 'tuned' has changed" in reply.json()["error"]["message"]
+    assert [one["error"] and one["error"]["code"] for one in both["results"]] == ["router_stale", None]
+    assert before
+    assert after is None
 
 
 def test_router_outlasts_edits_of_documents_and_says_that_they_changed(answerer: Answerer) -> None:
