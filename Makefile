@@ -21,7 +21,7 @@ serve: demo  ## the demo over HTTP
 	$(BIN)/openbook serve --workspace demo
 
 bench: $(INSTALLED)  ## the four routes on squad-xquad-en; takes most of an hour
-	$(BIN)/python benchmarks/squad.py
+	$(BIN)/python benchmarks/corpora.py squad-xquad-en
 
 reference: $(INSTALLED)  ## docs/configuration.md from the code
 	$(BIN)/python -c 'import settings; print(settings.reference(), end="")' > docs/configuration.md

@@ -17,7 +17,7 @@ and is measured both as scripts are usually written (what follows a stop string 
 stop. lm-eval answers the prompts of `base`. Ours runs in this process, each peer in one of its own, in turn; models and
 indexes are loaded and warm before time is taken. Statistics and report are timed apart.
 
-Answers are equal by the rule of `equality.py`. `--workspace` is one that `squad.py` has left; without it one with an
+Answers are equal by the rule of `equality.py`. `--workspace` is one that `corpora.py` has left; without it one with an
 untrained LoRA adapter at random is made in `benchmarks/results`, which is enough for speed and equality.
 """
 
