@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from service.app import create_app
 from service.config import RouteConfig, ServeConfig
 from service.generation import LocalGenerator
 from service.model_thread import ModelThread
+from service.router import Router, TrainedRouter
 from tests.chromium import chromium
-from tests.fakes_server import serving
+from tests.fakes_server import running, serving
 from tests.fakes_service import ScriptedGenerator
 from tests.fakes_workbench import answerer_of, make_workbench
 from tests.tiny import tiny_base
@@ -113,6 +115,46 @@ def test_better_answer_is_picked_and_exported(page: Any, url: str) -> None:
     chosen = {json.loads(line)["chosen"][0]["content"] for line in lines}
     assert len(lines) == 3
     assert len(chosen) == 1
+
+
+def test_auto_has_a_card_that_says_what_it_may_take_and_what_it_took(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+    bench, base = make_workbench(tmp_path), tiny_base()
+    generator = LocalGenerator(base, Registry(bench.workspace.adapters))
+    answerer, names = answerer_of(bench, generator, base, {}), ("base", "rag")
+    trained = TrainedRouter(
+        routes={name: answerer.lasting_identity(answerer.route(name)) for name in names},
+        probe=None,
+        facts=["asks_amount"],
+        means=[0.5],
+        scales=[0.5],
+        weights={"base": [-1.0], "rag": [1.0]},
+        intercepts={"base": 0.2, "rag": 0.2},
+        encoder=None,
+        index_generation=None,
+    )
+    app = create_app(answerer, ModelThread(generator), ServeConfig(), bench, Router(trained, answerer))
+    with running(app) as url:
+        context = browser.new_context(viewport=DESKTOP)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(url)
+        ask(page, "How high is the tower?")
+        auto = page.locator("article.route", has=page.get_by_role("heading", name="auto"))
+        assert "takes what fits: base, rag" in auto.inner_text()
+        assert auto.locator(".facts").inner_text().split("\n")[:2] == ["Took", "rag"]
+        assert page.locator("article.route", has_text="Took").count() == 1
+        if SHOTS:
+            page.screenshot(path=f"{SHOTS}/auto.png", full_page=True)
+        page.get_by_role("button", name="auto answered best").click()
+        page.get_by_text("Kept: auto answered best.").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export it as preference pairs").click()
+        lines = Path(download.value.path()).read_text().splitlines()
+        assert len(lines) == 3, "one for each of the other answers; that of rag is its own"
+        context.close()
 
 
 def test_added_document_is_in_the_next_answer_and_its_html_is_inert(page: Any) -> None:

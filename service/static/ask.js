@@ -24,7 +24,7 @@ export function enter() {
 
 async function showRoutes() {
   const { data } = await get("/v1/models");
-  routes = data.filter((model) => "retrieve" in model); // `auto` takes one of these
+  routes = data; // `auto` among them, if the service offers it
   if (!cards.size) deal("Waits for your question.");
 }
 
@@ -33,10 +33,12 @@ function deal(text) {
   $("routes").replaceChildren(...[...cards.values()].map(({ article }) => article));
 }
 
-function card({ id, retrieve, adapter }, text) {
+function card({ id, retrieve, adapter, routes: choices }, text) {
   const answer = el("p", { class: "answer waiting" }, text);
   const rest = el("div", { class: "rest" });
-  const kind = `${retrieve ? "looks it up" : "from memory"} · ${adapter ? "trained" : "untrained"}`;
+  const kind = choices
+    ? `takes what fits: ${choices.join(", ")}`
+    : `${retrieve ? "looks it up" : "from memory"} · ${adapter ? "trained" : "untrained"}`;
   const article = el(
     "article",
     { class: "panel route", "aria-labelledby": `route-${id}` },
@@ -45,7 +47,7 @@ function card({ id, retrieve, adapter }, text) {
     answer,
     rest,
   );
-  return { article, answer, rest, text: "" };
+  return { id, article, answer, rest, text: "" };
 }
 
 async function ask(question) {
@@ -111,7 +113,7 @@ function finish(card) {
     card.rest,
     el("p", { class: "muted small" }, support(card.given)),
     contexts.length ? passages(contexts, cited, text) : null,
-    facts(card.given),
+    facts(card),
     ratings(card),
   );
 }
@@ -144,11 +146,12 @@ function passage(context, cites, answer) {
   return el("li", { class: cites ? "cites" : null }, button);
 }
 
-function facts({ timings_ms: times, prompt_tokens: read, completion_tokens: written, adapter }) {
+function facts({ id, given: { route, timings_ms: times, prompt_tokens: read, completion_tokens: written, adapter } }) {
   const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
   return el(
     "dl",
     { class: "facts" },
+    route === id ? null : fact("Took", route),
     fact("Time", duration(times.total / 1000)),
     fact("Read", plural(read, "token")),
     fact("Wrote", plural(written, "token")),
@@ -157,7 +160,7 @@ function facts({ timings_ms: times, prompt_tokens: read, completion_tokens: writ
 }
 
 function ratings(card) {
-  const { id, route } = card.given;
+  const { id: route, given: { id } } = card;
   const rate = (rating) => async (event) => {
     const pressed = event.currentTarget;
     if (!(await say(pressed, { answer: id, rating }, "Thank you, kept."))) return;
@@ -195,13 +198,14 @@ function offerChoice() {
 }
 
 async function prefer(chosen) {
-  const others = [...cards.values()].filter((card) => card.given && card.given.id !== chosen.given.id);
+  const answers = new Set([...cards.values()].filter((card) => card.given).map((card) => card.given.id)); // two of one if `auto` took it
+  answers.delete(chosen.given.id);
   await busy(chosen.best, $("ask-status"), async () => {
-    for (const other of others) {
-      await post("/v1/feedback", { preferred: chosen.given.id, rejected: other.given.id });
+    for (const other of answers) {
+      await post("/v1/feedback", { preferred: chosen.given.id, rejected: other });
     }
     for (const card of cards.values()) card.best?.setAttribute("aria-pressed", String(card === chosen));
-    $("ask-status").textContent = `Kept: ${chosen.given.route} answered best.`;
+    $("ask-status").textContent = `Kept: ${chosen.id} answered best.`;
   });
 }
 
