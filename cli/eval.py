@@ -14,7 +14,7 @@ from eval.perturbations import Kind
 from indexer.config import Workspace
 from indexer.corpus import Split
 from service.config import routes_from_config
-from service.routes import Route
+from service.routes import AUTO, Route
 from settings import ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ def evaluate_routes(
     from eval.commands import eval_run
 
     routes = routes_from_config(settings.routes)
-    for name in {name for pair in settings.eval.contrasts for name in pair} - routes.keys():
+    # A service may offer `auto` beside the routes; where there is none, its contrasts are left out.
+    for name in {name for pair in settings.eval.contrasts for name in pair} - {*routes, AUTO}:
         raise ConfigError(f"eval.contrasts names the unknown route {name!r}; known: {', '.join(routes)}")
     key = os.environ.get(settings.serve.api_key_env)
     eval_run(

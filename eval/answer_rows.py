@@ -118,7 +118,7 @@ def _json_bytes(text: str) -> int:
 
 
 def _cell(question: Question, route: Route, answer: Answer, metric: str) -> Cell:
-    kind = outcome(question, route, answer)
+    kind = outcome(question, answer)
     return Cell(
         route=route.name,
         text=answer.answer,

@@ -30,6 +30,13 @@ class AnswerRecord:
     shared_by: int
     """How many answers were computed together and share their times; 1 if the times are those a user would see."""
     answer: Answer
+    asked: str = ""
+    """Whom the question was put to, where that is not the route that answered: `auto`."""
+
+    @property
+    def route_name(self) -> str:
+        """The route that the answer counts for."""
+        return self.asked or self.answer.route
 
     @property
     def seconds(self) -> float:

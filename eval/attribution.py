@@ -11,7 +11,7 @@ from eval.metrics.token_f1 import token_f1
 from eval.result import RouteAttribution
 from indexer.corpus import Question
 from service.answering import Answer, Citation
-from service.routes import Route
+from service.routes import AUTO, Route
 
 CORRECT_F1 = 0.5
 """Token F1 from which an answer counts as right here (as does one that contains an accepted answer)."""
@@ -43,21 +43,21 @@ def attribute(
     }
     return {
         name: RouteAttribution(
-            outcomes=_outcome_counts(questions, route, answers[name]),
+            outcomes=_outcome_counts(questions, answers[name]),
             against=_gains_and_losses(route, routes, right),
         )
         for name, route in routes.items()
     }
 
 
-def outcome(question: Question, route: Route, answer: Answer) -> Outcome:
+def outcome(question: Question, answer: Answer) -> Outcome:
     """The one cause of a right or wrong answer; a missing passage comes before how the reader took it."""
     if not question.answerable:
         return Outcome.RIGHT_ABSTENTION if answer.abstained else Outcome.HALLUCINATED
     shown = is_gold_shown(question, answer.contexts)
     if is_correct(question, answer):
         return Outcome.READ if shown else Outcome.PARAMETRIC_HIT
-    if route.retrieve and not shown:
+    if answer.generation is not None and not shown:  # of answers by `auto` only some look things up
         return Outcome.RETRIEVAL_MISS
     if answer.abstained:
         return Outcome.FALSE_ABSTENTION
@@ -93,8 +93,8 @@ def is_gold_shown(question: Question, contexts: Sequence[Citation]) -> bool:
     )
 
 
-def _outcome_counts(questions: Sequence[Question], route: Route, answers: Sequence[Answer]) -> dict[str, int]:
-    counts = Counter(outcome(q, route, answer) for q, answer in zip(questions, answers, strict=True))
+def _outcome_counts(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, int]:
+    counts = Counter(outcome(q, answer) for q, answer in zip(questions, answers, strict=True))
     return {kind.value: counts[kind] for kind in Outcome if counts[kind]}
 
 
@@ -114,14 +114,16 @@ def _gains_and_losses(
 
 
 def without_retrieval(route: Route, routes: Mapping[str, Route]) -> Route | None:
-    """The route that differs in not retrieving, if there is one."""
-    if not route.retrieve:
+    """The route that differs in not retrieving, if there is one; `auto` differs in more."""
+    if not route.retrieve or route.name == AUTO:
         return None
-    return next((r for r in routes.values() if not r.retrieve and r.adapter == route.adapter), None)
+    others = (r for r in routes.values() if not r.retrieve and r.adapter == route.adapter)
+    return next((r for r in others if r.name != AUTO), None)
 
 
 def without_adapter(route: Route, routes: Mapping[str, Route]) -> Route | None:
-    """The route that differs in having no adapter, if there is one."""
-    if route.adapter is None:
+    """The route that differs in having no adapter, if there is one; `auto` differs in more."""
+    if route.adapter is None or route.name == AUTO:
         return None
-    return next((r for r in routes.values() if r.adapter is None and r.retrieve == route.retrieve), None)
+    others = (r for r in routes.values() if r.adapter is None and r.retrieve == route.retrieve)
+    return next((r for r in others if r.name != AUTO), None)

@@ -24,7 +24,7 @@ from eval.forgetting_commands import known_forgetting
 from eval.gold_likelihood import gold_log_likelihoods
 from eval.http_client import HttpAsker, open_client
 from eval.local import LocalRoutes, open_local, selection_path
-from eval.markdown import markdown_table, synthetic_line
+from eval.markdown import markdown_table, synthetic_line, taken_lines
 from eval.measuring import cluster_of
 from eval.oracle import gold_chunks, with_gold_passages
 from eval.plan import detectable_effects, format_plan, plan
@@ -108,6 +108,7 @@ def format_evaluation(evaluation: Evaluation) -> str:
         [
             markdown_table(result),
             "",
+            *taken_lines(result),
             *synthetic_line(result),
             *contrasts,
             "",

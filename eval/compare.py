@@ -195,7 +195,7 @@ def _answers(folder: Path) -> dict[str, dict[str, Answer]]:
     """By route and question id."""
     found: dict[str, dict[str, Answer]] = {}
     for record in read_answers(folder / ANSWERS).values():
-        found.setdefault(record.answer.route, {})[record.question_id] = record.answer
+        found.setdefault(record.route_name, {})[record.question_id] = record.answer
     return found
 
 

@@ -47,7 +47,7 @@ def examples(
         for name, route in routes.items():
             for kind, other in _classes(question, route, routes, answers, index):
                 if kind in found and len(found[kind]) < PER_CLASS:
-                    found[kind].append(_example(question, answers[name][index], other))
+                    found[kind].append(_example(question, name, answers[name][index], other))
     return {kind: some for kind, some in found.items() if some}
 
 
@@ -59,7 +59,7 @@ def _classes(
     index: int,
 ) -> Iterator[tuple[str, Answer | None]]:
     answer = answers[route.name][index]
-    yield outcome(question, route, answer).value, None
+    yield outcome(question, answer).value, None
     if not question.answerable or is_correct(question, answer):
         return
     for kind, other in (
@@ -70,13 +70,13 @@ def _classes(
             yield kind, answers[other.name][index]
 
 
-def _example(question: Question, answer: Answer, other: Answer | None) -> Example:
+def _example(question: Question, route: str, answer: Answer, other: Answer | None) -> Example:
     passage = answer.contexts[0].text if answer.contexts else ""
     shown = passage if len(passage) <= PASSAGE_CHARACTERS else passage[:PASSAGE_CHARACTERS] + " …"
     return Example(
         question=question.text,
         answers=question.answers,
-        route=answer.route,
+        route=route,
         said=answer.answer,
         passage=shown,
         instead=None if other is None else f"{other.route}: {other.answer}",

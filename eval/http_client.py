@@ -64,11 +64,18 @@ class HttpAsker:
         )
 
     def routes(self) -> dict[str, Route]:
-        """The routes that can answer, as far as the service describes them."""
-        return {
+        """The routes that can answer, as far as the service describes them, and `auto` if it is offered."""
+        plain = {
             name: Route(name, **{key: value for key, value in options.items() if key in _ROUTE_FIELDS})
             for name, options in self._published.items()
+            if "retrieve" in options
         }
+        choices = {
+            name: _choice(name, [plain[taken] for taken in options["routes"] if taken in plain])
+            for name, options in self._published.items()
+            if "retrieve" not in options
+        }
+        return plain | choices
 
     def answer_many(self, pairs: Sequence[tuple[str, Route]]) -> list[Answer]:
         """Answer in order, a few at a time, waiting when the service says that it is busy."""
@@ -94,7 +101,7 @@ class HttpAsker:
                 entry["id"]: {key: value for key, value in entry.items() if key not in _OPENAI_KEYS}
                 for entry in response.json()["data"]
                 # A route that cannot answer, for want of its adapter say, has no identity.
-                if "retrieve" in entry and entry.get("identity", "") is not None
+                if {"retrieve", "routes"} & entry.keys() and entry.get("identity", "") is not None
             }
         except (ValueError, KeyError, TypeError) as error:
             raise EvalError(f"{response.url} did not list routes; is it an openbook service?") from error
@@ -139,6 +146,12 @@ def open_client(url: str, api_key: str | None, timeout_seconds: float = 120.0) -
     """A client for a service; `api_key` is sent as a bearer token."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     return httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+
+
+def _choice(name: str, taken: Sequence[Route]) -> Route:
+    """What takes one of several routes: it needs whatever one of them needs."""
+    adapter = next((route.adapter for route in taken if route.adapter is not None), None)
+    return Route(name, any(route.retrieve for route in taken), adapter)
 
 
 def _seconds_to_wait(response: httpx.Response, attempt: int) -> float:

@@ -78,6 +78,7 @@ def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> 
         f"**Use {result.verdict.recommended}.** {result.verdict.reason}",
         *synthetic_line(result),
         markdown_table(result),
+        *taken_lines(result),
         *_majority_line(result),
         "## Meaning and passages",
         _grounding_table(result),
@@ -97,6 +98,15 @@ def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> 
         measured_on(result),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def taken_lines(result: EvaluationResult) -> list[str]:
+    """What `auto` did, where it was asked."""
+    return [
+        f"{name} took {', '.join(f'{taken} for {share:.0%}' for taken, share in route.taken.items())} of the questions."
+        for name, route in result.routes.items()
+        if route.taken
+    ]
 
 
 def synthetic_line(result: EvaluationResult) -> list[str]:

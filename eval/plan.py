@@ -131,7 +131,7 @@ def _by_route(files: Sequence[Path]) -> dict[str, list[AnswerRecord]]:
     found: dict[str, list[AnswerRecord]] = {}
     for path in files:
         for record in read_answers(path).values():
-            found.setdefault(record.answer.route, []).append(record)
+            found.setdefault(record.route_name, []).append(record)
     return found
 
 

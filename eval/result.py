@@ -77,6 +77,8 @@ class RouteResult(_Section):
     grounding: GroundingResult | None
     latency_ms: Latency
     tokens: Tokens
+    taken: dict[str, float] = {}
+    """For `auto`, the share of the questions that each route answered."""
 
 
 class ContrastResult(_Section):

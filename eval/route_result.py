@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -51,7 +52,14 @@ def route_result(
             prompt=float(np.mean([answer.prompt_tokens for answer in answers])),
             completion=float(np.mean([answer.completion_tokens for answer in answers])),
         ),
+        taken=_taken(records),
     )
+
+
+def _taken(records: Sequence[AnswerRecord]) -> dict[str, float]:
+    """By route that was taken in place of the one asked, its share of the answers."""
+    counts = Counter(record.answer.route for record in records if record.asked)
+    return {name: count / len(records) for name, count in counts.most_common()}
 
 
 def route_usage(route: Route, records: Sequence[AnswerRecord], setup: Setup) -> Usage:

@@ -249,8 +249,8 @@ def missing_batches(
 
 def _require_same_setup(records: Sequence[AnswerRecord], route_name: str, setup: Setup) -> None:
     """Whoever syncs the index or promotes an adapter during a run would mix two states in one result."""
-    expected = setup.adapters.get(route_name)
     for answer in (record.answer for record in records):
+        expected = setup.adapters.get(answer.route)
         if answer.adapter != expected or answer.generation not in (None, setup.index_generation):
             raise EvalError(
                 f"route {route_name} changed during the evaluation (adapter {expected} to {answer.adapter}, "
@@ -268,6 +268,8 @@ def _answers(
         answers = asker.answer_many([(question.text, route) for question, _ in batch])
         shared_by = min(len(batch), asker.parallel)
         yield [
-            AnswerRecord(key, question.id, shared_by, answer)
+            AnswerRecord(
+                key, question.id, shared_by, answer, "" if answer.route == route.name else route.name
+            )
             for (question, key), answer in zip(batch, answers, strict=True)
         ]

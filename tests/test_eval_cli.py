@@ -63,3 +63,6 @@ def test_contrasts_of_unknown_routes_are_refused(workspace: Path) -> None:
     (workspace / "openbook.toml").write_text('[eval]\ncontrasts = [["rag", "wide"]]\n')
     with pytest.raises(ConfigError, match="unknown route 'wide'"):
         run(workspace)
+    (workspace / "openbook.toml").write_text('[eval]\ncontrasts = [["auto", "rag"]]\n')
+    with pytest.raises(EvalError, match=r"no answer from http://127\.0\.0\.1:9"):
+        run(workspace, "--url", "http://127.0.0.1:9")
