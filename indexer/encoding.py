@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -79,7 +81,9 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path, name: str) -> None:
         require_safetensors(folder)
-        from sentence_transformers import SentenceTransformer  # seconds to import, so not before it is needed
+        # Seconds to import, so not before it is needed; and with WANDB_MODE=offline transformers prints that.
+        with redirect_stdout(sys.stderr):
+            from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
