@@ -12,7 +12,7 @@ from indexer.metadata import Value
 from service.routes import AUTO, Route
 from tuner.prompt import STYLES
 
-_ROUTE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RouteNameError(ValueError):
@@ -115,7 +115,8 @@ def routes_from_config(tables: Mapping[str, RouteConfig]) -> dict[str, Route]:
             )
         if not _ROUTE_NAME.fullmatch(name):
             raise RouteNameError(
-                f"routes: {name!r} is no name for a route; use 1 to 64 of a-z, 0-9 and hyphens, a hyphen not first"
+                f"routes: {name!r} is no name for a route; use 1 to 64 letters, digits, dots, "
+                "underscores and hyphens, a letter or digit first"
             )
     merged = dict(STANDARD_ROUTES)
     for name, table in tables.items():
