@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tuner.base_model import BaseModel
 from tuner.examples import Row
 
-_EAGER_ATTENTION_BELOW = 512
+_EAGER_ATTENTION_BELOW = 192
 _POSITIONS_AT_ONCE = 512
 
 
