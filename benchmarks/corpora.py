@@ -113,7 +113,8 @@ def prepare(corpus: str, data: Path, root: Path, with_control: bool, seed: int) 
     others = [question for question in questions if question.split is not Split.TEST]
     _, leaking = without_leaks(others, [question for question in questions if question.split is Split.TEST])
     left_out = {question.id for question in leaking}
-    lines = [line for line in source.read_text().splitlines() if json.loads(line)["id"] not in left_out]
+    lines = [line for line in source.read_text().split("\n") if line.strip()]
+    lines = [line for line in lines if json.loads(line)["id"] not in left_out]
     write_atomically(root / "questions.jsonl", "\n".join(lines) + "\n")
     print(f"{len(left_out)} train and dev questions left out, which come near a test question", flush=True)
     tune, *routes = SETTINGS[corpus].partition("[routes")

@@ -14,7 +14,7 @@ from eval.answer_rows import TEXT_BYTES, answer_rows, clip, html_bytes, longest_
 from eval.answers import AnswerRecord
 from eval.cost_plots import break_even_plot, volume_plot
 from eval.examples import CLASSES, examples
-from eval.markdown import main_metrics, measured_on, segments_note
+from eval.markdown import main_metrics, measured_on, segments_note, taken_lines
 from eval.plots import Figure, contrasts_plot, forgetting_plot, outcomes_plot, quality_plot, retrieval_plot
 from eval.result import EvaluationResult
 from eval.studies import Study
@@ -57,6 +57,7 @@ def html_report(
         script=Markup(script),  # noqa: S704
         metric=metric,
         metrics=main_metrics(result),
+        taken=taken_lines(result),
         figures=_figures(result, routes),
         rows=rows,
         synthetic=sum(row.synthetic for row in rows),

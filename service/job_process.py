@@ -48,10 +48,10 @@ class JobProcess:
         """Seconds since 1970 as the system has them, which with `pid` tell it from later ones; None if it is gone."""
         self.failure = ""
         """The failure that it named last."""
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):  # it is gone, or its priority is not ours to change
             handle = psutil.Process(self.pid)
-            handle.nice(_NICENESS)
             self.began = handle.create_time()
+            handle.nice(max(handle.nice(), _NICENESS))
 
     def progress(self) -> Iterator[Progress]:
         """What it reports, until it closes its output."""

@@ -197,8 +197,10 @@ class Jobs:
             self._set(job_id, state=JobState.QUEUED)
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while True:
             self._wake.clear()
+            if self._closing.is_set():  # looked at after clearing, or `close` might wake nobody
+                return
             with self._lock:
                 row = self._connection.execute(
                     f"{_SELECT} WHERE state = ? ORDER BY number LIMIT 1", (JobState.QUEUED,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,12 +79,18 @@ def test_auto_takes_the_route_that_fits_and_says_which(
     assert f"  {route}: " in asked(workspace, question).stdout
 
 
-def test_probed_confidence_decides_and_its_time_counts(workspace: Workspace) -> None:
+def test_probed_confidence_decides(workspace: Workspace) -> None:
     for mean, route in ((-1000.0, "brief"), (1000.0, "plain")):
         train(workspace, probe="plain", facts=["confidence_mean"], means=[mean], scales=[1.0])
         answer = json.loads(asked(workspace, WHO, "--json").stdout)
         assert answer["route"] == route
-        assert answer["timings_ms"]["total"] > answer["timings_ms"]["generate"]
+
+
+def test_the_time_of_the_choice_counts(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(workspace)
+    clock = SimpleNamespace(monotonic=iter((100.0, 107.5)).__next__)
+    monkeypatch.setattr("service.router.time", clock)
+    assert json.loads(asked(workspace, WHO, "--json").stdout)["timings_ms"]["total"] == 7500
 
 
 def test_without_a_router_the_error_says_how_to_train_one(workspace: Workspace) -> None:

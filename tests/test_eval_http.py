@@ -144,7 +144,9 @@ def test_auto_is_scored_as_a_route_and_what_it_took_is_told(
     assert [(c.a, c.b, c.difference) for c in found.result.contrasts] == [("auto", "hybrid", 0.0)]
     assert found.result.attribution["auto"].against == {}, "it differs from others in more than one thing"
     assert found.result.provenance.routes["auto"]["routes"] == ["base", "hybrid"]
-    assert "auto took base for 67%, hybrid for 33% of the questions." in format_evaluation(found)
+    told = "auto took base for 67%, hybrid for 33% of the questions."
+    assert told in format_evaluation(found)
+    assert told in (tmp_path / "run" / "report.html").read_text()
     assert again.result.routes == found.result.routes, "the same answers, known by what `auto` stands for"
     compared = compare_evaluations(tmp_path / "run", folder, questions, settings)
     assert [one.route for one in compared.routes] == list(found.result.routes)

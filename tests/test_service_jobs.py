@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -206,3 +207,48 @@ def test_process_of_a_job_that_cannot_be_followed_is_ended_and_the_next_one_runs
     marks.write_text("")
     job = until(jobs, jobs.submit(JobKind.SYNC).id, JobState.DONE, JobState.FAILED)
     assert job.state is JobState.DONE
+
+
+def test_job_is_never_less_nice_than_its_service() -> None:
+    program = """
+import os, sys
+print(os.nice(15), flush=True)
+from service.job_process import JobProcess
+process = JobProcess([sys.executable, "-c", "import os; print(os.nice(0))"], sys.stdout)
+assert not [*process.progress()]
+print(process.status())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    service, job, status = done.stdout.split()
+    assert (job, status) == (service, "0")
+
+
+def test_job_whose_priority_cannot_be_lowered_is_followed_all_the_same(
+    opened: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_process: psutil.Process, _value: int | None = None) -> int:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "nice", refuse)
+    jobs = opened(TALKS)
+    job = until(jobs, jobs.submit(JobKind.SYNC).id, JobState.DONE, JobState.FAILED)
+    assert (job.state, job.result) == (JobState.DONE, {"score": 1})
+
+
+def test_closing_ends_a_worker_that_is_about_to_wait(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs.sqlite", {})
+
+    class Late(threading.Event):
+        """By the time that it is cleared, the service is being closed."""
+
+        def clear(self) -> None:
+            jobs._closing.set()
+            self.set()
+            super().clear()
+
+    jobs._wake = Late()
+    jobs.start()
+    assert jobs._thread is not None
+    jobs._thread.join(5)
+    assert not jobs._thread.is_alive()
+    jobs.close()
