@@ -63,14 +63,19 @@ class Group:
                 f"the processes do not agree on {what} (here: {number}); give all of them the same workspace folder"
             )
 
+    def meet(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
     @contextmanager
     def leader_first(self) -> Iterator[None]:
         """The block is run by the first process, then by the others: they find what it has put into caches."""
-        if self.size > 1 and not self.leads:
-            distributed.barrier()
+        if not self.leads:
+            self.meet()
         yield
-        if self.size > 1 and self.leads:
-            distributed.barrier()
+        if self.leads:
+            self.meet()
 
 
 ALONE = Group()

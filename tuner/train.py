@@ -154,6 +154,7 @@ class _Run:
                         return
                     if self.group.any(interrupted()):
                         self._save()
+                        self.group.meet()  # nobody goes on before the first process has written the checkpoint
                         raise KeyboardInterrupt
                     rate = self._step(self.plan.batches[state.step], advance)
                     track(state.step, {"loss": state.losses[-1], "learning_rate": rate})
