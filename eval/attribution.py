@@ -114,16 +114,24 @@ def _gains_and_losses(
 
 
 def without_retrieval(route: Route, routes: Mapping[str, Route]) -> Route | None:
-    """The route that differs in not retrieving, if there is one; `auto` differs in more."""
-    if not route.retrieve or route.name == AUTO:
+    """The route that differs in not retrieving, if there is one."""
+    if not route.retrieve:
         return None
-    others = (r for r in routes.values() if not r.retrieve and r.adapter == route.adapter)
-    return next((r for r in others if r.name != AUTO), None)
+    return _counterpart(route, routes, retrieve=False, adapter=route.adapter)
 
 
 def without_adapter(route: Route, routes: Mapping[str, Route]) -> Route | None:
-    """The route that differs in having no adapter, if there is one; `auto` differs in more."""
-    if route.adapter is None or route.name == AUTO:
+    """The route that differs in having no adapter, if there is one."""
+    if route.adapter is None:
         return None
-    others = (r for r in routes.values() if r.adapter is None and r.retrieve == route.retrieve)
-    return next((r for r in others if r.name != AUTO), None)
+    return _counterpart(route, routes, retrieve=route.retrieve, adapter=None)
+
+
+def _counterpart(
+    route: Route, routes: Mapping[str, Route], retrieve: bool, adapter: str | None
+) -> Route | None:
+    """The first route with these factors; `auto` answers by routes of several, so it has none and is none."""
+    if route.name == AUTO:
+        return None
+    others = (other for other in routes.values() if other.name != AUTO)
+    return next((o for o in others if o.retrieve == retrieve and o.adapter == adapter), None)

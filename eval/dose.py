@@ -7,21 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval.drawing import (
-    WIDTH,
-    linear,
-    marker,
-    picture,
-    polyline,
-    series,
-    spread,
-    text,
-    tooltip,
-    width_of,
-    write,
-    x_axis,
-    y_axis,
-)
+from eval.drawing import WIDTH, curves, linear, picture, width_of, write, x_axis, y_axis
 from eval.plots import Figure
 
 _LEFT, _TOP, _BOTTOM, _HEIGHT = 44.0, 26.0, 214.0, 260.0
@@ -74,26 +60,28 @@ def advice(doses: Sequence[Dose]) -> str:
 def dose_plot(result: DoseResult) -> Figure:
     """Every dev score over the phrasings of each fact."""
     names = list(dict.fromkeys(name for dose in result.doses for name in dose.scores))
-    curves = {
+    scores_of = {
         name.replace("_", " "): [(d.phrasings, d.scores[name]) for d in result.doses if name in d.scores]
         for name in names
     }
     said = "; ".join(
         f"{label}: {', '.join(f'{score:.3f} at {dose}' for dose, score in points)}"
-        for label, points in curves.items()
+        for label, points in scores_of.items()
     )
     svg = picture("dose-response", _HEIGHT, f"Dev {result.metric} over phrasings of each fact", f"{said}.")
-    right = WIDTH - 18 - 1.2 * max(map(width_of, curves))  # letters are larger on a phone
+    right = WIDTH - 18 - 1.2 * max(map(width_of, scores_of))  # letters are larger on a phone
     across = linear([0.0, *(float(dose.phrasings) for dose in result.doses)], _LEFT, right)
-    up = linear([0.0, *(score for points in curves.values() for _, score in points)], _BOTTOM, _TOP)
+    up = linear([0.0, *(score for points in scores_of.values() for _, score in points)], _BOTTOM, _TOP)
     x_axis(svg, across, _TOP, _BOTTOM, "phrasings of each fact")
     y_axis(svg, up, _LEFT, right, f"dev {result.metric}")
-    ends = spread([up(points[-1][1]) for points in curves.values()], 17, _TOP, _BOTTOM)
-    for number, (label, points) in enumerate(curves.items()):
-        polyline(svg, f"curve {series(number)}", [(across(dose), up(score)) for dose, score in points])
-        for dose, score in points:
-            tooltip(marker(svg, number, across(dose), up(score)), f"{label}, {dose} phrasings: {score:.3f}")
-        text(svg, label, right + 12, ends[number] + 4, kind=f"on-{series(number)}")
+    curves(
+        svg,
+        scores_of,
+        across,
+        up,
+        (right, _TOP, _BOTTOM),
+        lambda label, dose, score: f"{label}, {dose} phrasings: {score:.3f}",
+    )
     return Figure(
         "dose-response",
         "Dose and response",

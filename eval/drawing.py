@@ -6,7 +6,7 @@ Elements are built as a tree and written out by the standard library, so every t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -180,6 +180,27 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     for index in reversed(order):
         moved[index] = above = min(moved[index], above - gap)
     return moved
+
+
+def curves(
+    parent: Element,
+    points_of: Mapping[str, Sequence[tuple[float, float]]],
+    across: Scale,
+    up: Scale,
+    box: tuple[float, float, float],
+    said: Callable[[str, float, float], str],
+) -> None:
+    """A line with markers for each label, which stands at its end; `box` is the right, top and bottom of the axes.
+
+    `said` makes the tooltip of a label's point.
+    """
+    right, top, bottom = box
+    ends = spread([up(points[-1][1]) for points in points_of.values()], 17, top, bottom)
+    for number, (label, points) in enumerate(points_of.items()):
+        polyline(parent, f"curve {series(number)}", [(across(x), up(y)) for x, y in points])
+        for x, y in points:
+            tooltip(marker(parent, number, across(x), up(y)), said(label, x, y))
+        text(parent, label, right + 12, ends[number] + 4, kind=f"on-{series(number)}")
 
 
 def beside(

@@ -13,16 +13,14 @@ from eval.drawing import (
     WIDTH,
     beside,
     circle,
+    curves,
     line,
     linear,
     logarithmic,
-    marker,
     picture,
-    polyline,
     rectangle,
     series,
     shortened,
-    spread,
     text,
     tooltip,
     width_of,
@@ -202,31 +200,33 @@ def outcomes_plot(attribution: Mapping[str, RouteAttribution]) -> Figure:
 
 def retrieval_plot(retrieval: Mapping[str, float]) -> Figure | None:
     """Recall over the number of passages, of documents and of evidence; None if it was not measured."""
-    curves = {
+    recalls = {
         label: points
         for label, prefix in (("gold document", "recall@"), ("gold passage", "evidence_recall@"))
         if (points := _curve(retrieval, prefix))
     }
-    if not curves:
+    if not recalls:
         return None
     top, bottom = 26.0, 214.0
     said = "; ".join(
         f"{label}: {', '.join(f'{value:.3f} at {k}' for k, value in points)}"
-        for label, points in curves.items()
+        for label, points in recalls.items()
     )
     svg = picture("retrieval", 260, "Recall over the number of passages", f"{said}.")
-    deepest = max(k for points in curves.values() for k, _ in points)
-    right = WIDTH - 18 - max(map(width_of, curves))
+    deepest = max(k for points in recalls.values() for k, _ in points)
+    right = WIDTH - 18 - max(map(width_of, recalls))
     across = linear([0.0, float(deepest)], _LEFT, right)
     up = linear([0.0, 1.0], bottom, top)
     x_axis(svg, across, top, bottom, "passages retrieved (k)")
     y_axis(svg, up, _LEFT, right, "recall@k")
-    ends = spread([up(points[-1][1]) for points in curves.values()], 17, top, bottom)
-    for number, (label, points) in enumerate(curves.items()):
-        polyline(svg, f"curve {series(number)}", [(across(k), up(value)) for k, value in points])
-        for k, value in points:
-            tooltip(marker(svg, number, across(k), up(value)), f"{label}, recall@{k}: {value:.3f}")
-        text(svg, label, right + 12, ends[number] + 4, kind=f"on-{series(number)}")
+    curves(
+        svg,
+        recalls,
+        across,
+        up,
+        (right, top, bottom),
+        lambda label, k, value: f"{label}, recall@{k}: {value:.3f}",
+    )
     return Figure(
         "retrieval",
         "Retrieval",

@@ -13,7 +13,6 @@ from indexer.metadata import Where
 from service.answering import Answer
 from service.errors import error_response
 from service.live import LiveAnswerer, Underway, unless_client_leaves
-from service.routes import AUTO
 from service.schemas import (
     AnswerEvent,
     AnswerRequest,
@@ -62,8 +61,7 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
         """
         names = list(dict.fromkeys(body.routes or live.answerer.routes))
         for name in names:
-            if live.router is None or name != AUTO:
-                live.answerer.route(name)
+            live.require_answering(name)
         if body.stream:
             return event_stream(_all_events(live, body.question, names, body.where))
 

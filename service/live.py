@@ -160,6 +160,10 @@ class LiveAnswerer:
         """Raise UnknownRoute unless `route_for` knows the name, or `assign` says which experiment it does not know."""
         if self.experiments is not None and name.startswith(PREFIX):
             return
+        self.require_answering(name)
+
+    def require_answering(self, name: str) -> None:
+        """Raise UnknownRoute unless this is a route or, with a router, `auto`."""
         if self.router is None or name != AUTO:
             self.answerer.route(name)
 
