@@ -5,6 +5,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, Mistral
 
 from tuner.attention import GROUPED, use_grouped_attention
 
+SIZE = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
 
 def continued(model, implementation, mask):
     """Logits of three tokens read one by one after a prompt of six."""
@@ -26,12 +35,7 @@ def continued(model, implementation, mask):
 def test_single_tokens_attend_as_by_the_fused_kernel(padding, window):
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SIZE,
         sliding_window=window,
     )
     model = MistralForCausalLM(config).eval()
@@ -46,12 +50,7 @@ def test_single_tokens_attend_as_by_the_fused_kernel(padding, window):
 
 def test_a_model_that_cannot_use_the_fused_kernel_stays_as_it_is():
     config = Gemma2Config(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SIZE,
         head_dim=8,
         attn_implementation="eager",
     )
