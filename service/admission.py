@@ -118,6 +118,12 @@ class Queue:
             chosen.append(self._submissions.popleft())
         return chosen
 
+    def take_all(self) -> list[Submission]:
+        """Everything, so that nothing waits any more."""
+        taken = list(self._submissions)
+        self._submissions.clear()
+        return taken
+
     def _wanted(self) -> list[Submission]:
         return [one for one in self._submissions if not one.future.cancelled()]
 

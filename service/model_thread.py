@@ -25,6 +25,8 @@ BATCH_WINDOW_SECONDS = 0.005
 IDLE_BEAT_SECONDS = 1.0
 STALLED_AFTER_SECONDS = 60.0
 """Without a sign of life for this long (a beat comes with every token), the thread counts as stuck."""
+RESET_AGAIN_SECONDS = 1.0
+"""Between two attempts to reset a generator that cannot be."""
 
 
 class GenerationFailed(RuntimeError):
@@ -50,6 +52,8 @@ class ModelThread:
         self._running: list[Submission] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._spoilt = False
+        """The generator could not be reset after a failure: until it can, nothing may run on it."""
         self._last_beat = time.monotonic()
         self.metrics.watch_queue(self.waiting)
         self._start()
@@ -79,7 +83,7 @@ class ModelThread:
         with self._changed:
             if self._closing:
                 raise Overloaded("the service is shutting down", self._queue.retry_after_seconds())
-            if not self._thread.is_alive():
+            if self._spoilt or not self._thread.is_alive():
                 raise Overloaded("the model is being started again", self._queue.retry_after_seconds())
             self._queue.require_room(requests, prompt_tokens)
 
@@ -91,7 +95,7 @@ class ModelThread:
     def ready(self) -> bool:
         """Whether the thread takes requests and has shown a sign of life lately."""
         stalled = time.monotonic() - self._last_beat > STALLED_AFTER_SECONDS
-        return self._thread.is_alive() and not self._closing and not stalled
+        return self._thread.is_alive() and not self._closing and not self._spoilt and not stalled
 
     def revive(self) -> None:
         """Start the thread again if it has died."""
@@ -114,6 +118,8 @@ class ModelThread:
 
     def _run(self) -> None:
         try:
+            if self._spoilt:  # the thread died over it
+                self._reset()
             while self._wait_for_work():
                 self._answer_calls()
                 with self._changed:
@@ -247,8 +253,10 @@ class ModelThread:
         """Start afresh after a failure: one request may have spoilt it for all, so each is tried again alone."""
         log.error("generation failed", exc_info=error)
         submissions = [one for one in (*self._running, *suspects) if not one.future.cancelled()]
+        self._running = submissions  # until they are dealt with, lest a blow from outside loses them
+        if not self._reset():
+            return
         self._running = []
-        self._generator.reset()
         if len(submissions) == 1 and (submissions[0].alone or not died):
             self._fail(submissions[0], error)
             return
@@ -256,3 +264,43 @@ class ModelThread:
             submission.alone = True
         with self._changed:
             self._queue.put_back(submissions)
+
+    def _reset(self) -> bool:
+        """Reset the generator. If that fails, refuse all that waits, and go on trying until it works or `close()`.
+
+        Whether it worked at once.
+        """
+        at_once = True
+        while True:
+            try:
+                self._generator.reset()
+            except Exception as error:
+                log.exception("the generator cannot be reset; trying again in %g s", RESET_AGAIN_SECONDS)
+                at_once = False
+                self._refuse_all(error)
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._closing, RESET_AGAIN_SECONDS):
+                        return False
+            else:
+                self._last_beat = time.monotonic()
+                self._spoilt = False
+                return at_once
+
+    def _refuse_all(self, reason: Exception) -> None:
+        """Take no more requests, and answer those there are with the reason."""
+        with self._changed:
+            self._spoilt = True
+            submissions = [*self._running, *self._queue.take_all()]
+            calls = list(self._calls)
+            self._running = []
+            self._calls.clear()
+        seconds = self._queue.retry_after_seconds()
+        error = Overloaded(
+            f"the model failed and cannot be started again yet ({type(reason).__name__}); try again in {seconds} s",
+            seconds,
+        )
+        for submission in submissions:
+            self._fail(submission, error)
+        for _, future in calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)

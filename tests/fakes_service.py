@@ -49,6 +49,8 @@ class ScriptedGenerator:
         """An adapter that cannot be used."""
         self.blow: BaseException | None = None
         """Raised by the next step, once."""
+        self.broken: Exception | None = None
+        """Raised by every reset, until it is taken away."""
         self._script = deque(script)
         self._released = threading.Event()
         self._released.set()
@@ -103,6 +105,8 @@ class ScriptedGenerator:
 
     def reset(self) -> None:
         self.resets += 1
+        if self.broken is not None:
+            raise self.broken
         self._runs.clear()
 
     def _next(self) -> str | BaseException:

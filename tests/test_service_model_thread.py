@@ -192,6 +192,43 @@ def test_killed_thread_is_not_ready_and_goes_on_after_a_restart(generator: Scrip
     thread.close()
 
 
+def test_generator_that_cannot_be_reset_is_tried_again_and_leaves_nobody_waiting(
+    thread: ModelThread, generator: ScriptedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.model_thread.RESET_AGAIN_SECONDS", 0.01)
+    generator.enqueue(RuntimeError("spoilt"))
+    generator.hold()
+    asked = [thread.submit([REQUEST])]
+    assert generator.started.wait(5)
+    asked.append(thread.submit([REQUEST]))  # waits, as one row runs at a time
+    generator.broken = ValueError("no memory to reset in")
+    generator.release()
+    for future in asked:
+        with pytest.raises(Overloaded, match="cannot be started again yet"):
+            future.result(5)
+    assert not thread.ready()
+    with pytest.raises(Overloaded, match="started again"):
+        thread.submit([REQUEST])
+    with pytest.raises(Overloaded, match="started again"):
+        thread.call(lambda: None)
+    until(lambda: generator.resets > 2)
+    generator.broken = None
+    until(thread.ready)
+    assert thread.submit([REQUEST]).result(5).decoded[0].text == "scripted answer"
+
+
+def test_service_whose_generator_cannot_be_reset_closes(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
+    generator.enqueue(RuntimeError("spoilt"))
+    generator.broken = ValueError("no memory to reset in")
+    with pytest.raises(Overloaded):
+        thread.submit([REQUEST]).result(5)
+    closing = threading.Thread(target=thread.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()
+
+
 def test_long_prompts_that_wait_fill_the_queue_too(generator: ScriptedGenerator) -> None:
     thread = ModelThread(generator, queue_tokens=100, batch_tokens=1)
     generator.hold()
