@@ -45,7 +45,7 @@ class CompareRequest(BaseModel):
     )
 
     question: QuestionText
-    routes: list[str] | None = Field(default=None, min_length=1, max_length=32)
+    routes: list[str] | None = Field(default=None, min_length=1)
     where: Filter | None = None
     stream: bool | None = None
 

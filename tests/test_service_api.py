@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from service.answering import Answerer
 from service.app import create_app
-from service.config import ServeConfig
+from service.config import RouteConfig, ServeConfig
 from service.generation import GenerationRequest
 from service.guard import ExposureError
 from service.model_thread import ModelThread
@@ -66,6 +66,16 @@ def test_compare_asks_every_route_in_order(client: TestClient) -> None:
     body = client.post("/v1/compare", json={"question": TOWER}).json()
     assert [result["route"] for result in body["results"]] == ["base", "rag", "tuned", "hybrid"]
     assert all(result["answer"]["route"] == result["route"] for result in body["results"])
+
+
+def test_compare_takes_the_names_of_as_many_routes_as_there_are(
+    tmp_path: Path, generator: ScriptedGenerator
+) -> None:
+    tables = {f"wide{n}": RouteConfig(retrieve=True) for n in range(40)}
+    with connect(make_answerer(tmp_path, generator, tables=tables), ServeConfig()) as client:
+        names = [route["id"] for route in client.get("/v1/models").json()["data"]]  # as the page does
+        response = client.post("/v1/compare", json={"question": TOWER, "routes": names})
+    assert [result["route"] for result in response.json()["results"]] == names
 
 
 def test_compare_reports_a_route_that_cannot_answer_beside_those_that_can(
