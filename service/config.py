@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from indexer.metadata import Value
 from service.routes import AUTO, Route
@@ -55,7 +55,7 @@ class ServeConfig(BaseModel):
 
 
 class RouteConfig(BaseModel):
-    """One way to answer; what is left out of a standard route's table keeps the standard value."""
+    """One way to answer; a standard route's table holds only changes. Names with dots are quoted: `[routes."v1.2"]`."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -73,6 +73,18 @@ class RouteConfig(BaseModel):
     """Longest answer, in tokens."""
     where: dict[str, Value | list[Value]] = {}
     """Only documents whose metadata has, for every key here, the value or one of the values, are looked up."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quoted_name(cls, table: object) -> object:
+        """To TOML, `[routes.v1.2]` is a table `2` in the route `v1`."""
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            if isinstance(value, Mapping) and key != "where":
+                raise ValueError(
+                    f"{key!r} is a table here; if NAME.{key} is meant to be the name of a route, quote it: "
+                    f'[routes."NAME.{key}"]'
+                )
+        return table
 
     @field_validator("prompt")
     @classmethod

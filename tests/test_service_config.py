@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from pydantic import ValidationError
 
@@ -42,6 +44,13 @@ def test_user_routes_come_after_the_standard_ones() -> None:
 def test_nonsense_in_a_route_is_refused(table: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         RouteConfig.model_validate(table)
+
+
+def test_name_with_dots_and_no_quotes_is_told_of_them() -> None:
+    tables = tomllib.loads("[routes.v1.2]\nretrieve = true\n[routes.where.where]\nlanguage = 'en'")["routes"]
+    with pytest.raises(ValidationError, match=r'quote it: \[routes\."NAME\.2"\]'):
+        RouteConfig.model_validate(tables["v1"])
+    assert RouteConfig.model_validate(tables["where"]).where == {"language": "en"}
 
 
 @pytest.mark.parametrize(
