@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.config import EvalConfig
+from eval.rare import Bounds
 from eval.result import Measure
 from eval.statistics import Floats, mean_interval
 from indexer.corpus import Question
@@ -16,9 +17,9 @@ def measure(
     values: Floats,
     questions: Sequence[Question],
     settings: EvalConfig,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Measure:
-    """The mean of one value a question; no value lies outside `bounds`."""
+    """The mean of one value a question; no value lies outside `bounds`, which may be infinite."""
     # A fresh generator each time: an interval does not depend on which others were computed before it.
     rng = np.random.default_rng(settings.seed)
     estimate = mean_interval(

@@ -2,11 +2,13 @@
 
 Resamples that miss the few clusters that differ have no spread of their own, and a studentised bootstrap of them says
 nothing, or anything up to the bounds. Here a mean is taken for a share of right answers instead, which errs on the
-side of too wide: no values between the bounds spread more around their mean than right and wrong answers do.
+side of too wide: no values between the bounds spread more around their mean than right and wrong answers do. Without
+bounds, as of a logarithm, there is no such share: a lone outlier would then be the only wrong answer among right ones.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from scipy import stats
@@ -46,8 +48,19 @@ def exact_interval(sample: EffectiveSample, alpha: float, bounds: Bounds) -> Bou
     return low, high
 
 
+def student_interval(mean: float, standard_error: float, clusters: int, alpha: float) -> Bounds:
+    """Of a mean without bounds: Student's t with one degree of freedom less than clusters."""
+    half = float(stats.t.ppf(1 - alpha / 2, clusters - 1)) * standard_error
+    return mean - half, mean + half
+
+
 def interval_without_variation(mean: float, clusters: int, alpha: float, bounds: Bounds) -> Bounds:
     """All values alike: no spread to go by, so bound the share of clusters that could differ."""
     low, high = bounds
     share = 1 - (alpha / 2) ** (1 / clusters)
     return mean - share * (mean - low), mean + share * (high - mean)
+
+
+def clusters_without_variation(share: float, alpha: float) -> float:
+    """How many clusters have to be alike for the interval to be narrower than `share` of what values could be."""
+    return math.log(alpha / 2) / math.log1p(-share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -38,8 +39,7 @@ def route_result(
     answerable = [question for question in questions if question.answerable]
     metrics = {name: measure(found, answerable, settings) for name, found in scores.items()}
     if likelihoods is not None:
-        least = (float(likelihoods.min()), 0.0)
-        metrics["gold_log_likelihood"] = measure(likelihoods, answerable, settings, bounds=least)
+        metrics["gold_log_likelihood"] = measure(likelihoods, answerable, settings, bounds=(-math.inf, 0.0))
     timed = [record.answer.timings_ms.total for record in records if record.shared_by == 1]
     return RouteResult(
         n=len(questions),

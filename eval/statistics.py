@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from eval.rare import effective_sample, exact_interval, interval_without_variation
+from eval.rare import (
+    Bounds,
+    clusters_without_variation,
+    effective_sample,
+    exact_interval,
+    interval_without_variation,
+    student_interval,
+)
 
 Floats = NDArray[np.float64]
 ContrastVerdict = Literal["better", "worse", "equivalent", "undecided"]
@@ -38,6 +45,8 @@ class Estimate:
     standard_error: float
     n: int
     clusters: int
+    hardly_any_differ: bool = False
+    """Whether so few clusters, less than half of them, have a value of their own that there is no spread to go by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +106,30 @@ def mean_interval(
     resamples: int,
     rng: np.random.Generator,
     alpha: float = ALPHA,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> Estimate:
     """Mean over questions with a studentised (bootstrap-t) cluster interval, clipped to `bounds`.
 
     The percentile bootstrap covers only about 0.90-0.93 at 12-48 clusters; the studentised one keeps 0.95
     (Cameron, Gelbach & Miller 2008). The mean is a ratio of cluster sums, its error by linearisation. Where too
-    little is right, or wrong, for either, the interval is that of a share of as many independent answers.
+    little is right, or wrong, for either, the interval is that of a share of as many independent answers. A mean
+    with an infinite bound is no share: where resamples tell too little of it, its interval is Student's.
     """
     sums, sizes = _cluster_sums(values, clusters)
     count, n = len(sums), len(values)
     mean = float(values.mean())
     if count < 2:
-        return Estimate(mean, *bounds, standard_error=math.inf, n=n, clusters=count)
+        return Estimate(mean, *_finite(bounds, values), standard_error=math.inf, n=n, clusters=count)
     error = _standard_error(sums, sizes)
     if error < _TINY:
-        return _estimate_without_variation(mean, n, count, alpha, bounds)
-    sample = effective_sample(mean, error, n, count, alpha, bounds)
-    enough = min(sample) >= _FEWEST
+        return _estimate_without_variation(mean, n, count, alpha, _finite(bounds, values))
+    if np.isfinite(bounds).all():
+        sample = effective_sample(mean, error, n, count, alpha, bounds)
+        otherwise, enough = exact_interval(sample, alpha, bounds), min(sample) >= _FEWEST
+    else:
+        otherwise, enough = student_interval(mean, error, count, alpha), True
     found = _bootstrap_t(sums, sizes, error, resamples, rng, alpha) if enough else None
-    low, high = np.clip(found or exact_interval(sample, alpha, bounds), *bounds)
+    low, high = np.clip(found or otherwise, *bounds)
     return Estimate(mean, float(low), float(high), error, n, count)
 
 
@@ -126,7 +139,7 @@ def paired_difference(
     resamples: int,
     rng: np.random.Generator,
     alpha: float = ALPHA,
-    bounds: tuple[float, float] = (-1.0, 1.0),
+    bounds: Bounds = (-1.0, 1.0),
 ) -> Difference:
     """Mean difference with the interval and p of the cluster sign-flip test; exact where that is cheap.
 
@@ -155,12 +168,15 @@ def paired_difference(
         if rejected >= 0
         else bounds
     )
-    if 2.0 ** (1 - np.count_nonzero(np.abs(sums) > _TINY)) > alpha:
+    differing = int(np.count_nonzero(np.abs(sums) > _TINY))
+    too_few = 2.0 ** (1 - differing) > alpha
+    if too_few:
         # So few documents differ that no pattern of signs could reach alpha: those unseen may differ as well.
         unseen = interval_without_variation(mean, count, alpha, bounds)
         low, high = min(low, unseen[0]), max(high, unseen[1])
     low, high = np.clip([low, high], *bounds)
-    return Difference(Estimate(mean, float(low), float(high), error, n, count), p)
+    hardly_any = too_few and differing < count / 2
+    return Difference(Estimate(mean, float(low), float(high), error, n, count, hardly_any), p)
 
 
 def clustered_standard_error(values: Floats, clusters: Sequence[str]) -> float:
@@ -213,10 +229,14 @@ def planned_standard_error(
 def more_questions(difference: Estimate, margin: float, alpha: float = ALPHA) -> int:
     """How many more questions, spread over documents alike, would settle a contrast (0 if it has enough).
 
-    Enough to find the observed difference, or one as large as the margin if the observed one is smaller.
+    Enough to find the observed difference, or one as large as the margin if the observed one is smaller. Where hardly
+    any document differs there is no spread to go by: enough that a difference as large as the margin would show.
     """
     if difference.clusters < 2:
         return 0
+    if difference.hardly_any_differ and abs(difference.value) < margin:
+        documents = clusters_without_variation(margin, alpha)
+        return max(0, math.ceil(difference.n * (documents / difference.clusters - 1)))
     target = max(abs(difference.value), margin)
     error_needed = target / _detection_factor(difference.clusters, alpha)
     return max(0, math.ceil(difference.n * ((difference.standard_error / error_needed) ** 2 - 1)))
@@ -292,8 +312,14 @@ def _standard_error(sums: Floats, sizes: Floats) -> float:
     return float(np.sqrt(count / (count - 1) * np.sum(residuals**2)) / sizes.sum())
 
 
-def _estimate_without_variation(
-    mean: float, n: int, clusters: int, alpha: float, bounds: tuple[float, float]
-) -> Estimate:
+def _estimate_without_variation(mean: float, n: int, clusters: int, alpha: float, bounds: Bounds) -> Estimate:
     low, high = interval_without_variation(mean, clusters, alpha, bounds)
-    return Estimate(mean, low, high, (high - low) / 2 / float(stats.norm.ppf(1 - alpha / 2)), n, clusters)
+    error = (high - low) / 2 / float(stats.norm.ppf(1 - alpha / 2))
+    return Estimate(mean, low, high, error, n, clusters, hardly_any_differ=True)
+
+
+def _finite(bounds: Bounds, values: Floats) -> Bounds:
+    """`bounds`, an infinite one replaced by the farthest value seen: nothing tells how much farther others lie."""
+    seen = float(values.min()), float(values.max())
+    low, high = (bound if math.isfinite(bound) else end for bound, end in zip(bounds, seen, strict=True))
+    return low, high

@@ -54,3 +54,16 @@ def test_likelihoods_are_among_the_metrics_of_a_route(tmp_path: Path) -> None:
     measured = result.routes["rag"].metrics["gold_log_likelihood"]
     assert measured.mean == pytest.approx(-2.0)
     assert measured.ci[0] < -2 < measured.ci[1] < 0
+
+
+def test_one_answer_that_is_next_to_impossible_is_not_taken_for_the_only_wrong_one(tmp_path: Path) -> None:
+    model = ScriptedRoutes(lambda text, route: right_answer(text))
+    settings = EvalConfig(resamples=1000, latency_questions=1)
+    likelihoods = np.full(24, -1.0)
+    likelihoods[5] = -61.0
+    extras = Extras(likelihoods={"rag": likelihoods})
+    result = evaluate(model, make_questions(24), {"rag": ROUTES["rag"]}, tmp_path, settings, extras).result
+    measured = result.routes["rag"].metrics["gold_log_likelihood"]
+    assert measured.mean == pytest.approx(-3.5)
+    # The standard error is that of one of twelve documents, 60 / 24, times the t of 11 degrees of freedom.
+    assert measured.ci == pytest.approx((-3.5 - 2.5 * 2.201, 0.0), abs=0.01)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from eval.statistics import (
+    Contrast,
     Estimate,
     contrast_verdict,
     contrasts,
@@ -126,6 +127,23 @@ def test_a_right_answer_where_the_others_share_a_word_could_have_been_missed() -
     assert mean_interval(shared, labels, 1000, generator()).high > 1 / 120 + shared.mean()
 
 
+def test_an_outlier_of_a_mean_without_bounds_widens_the_interval_no_further_than_its_error_says() -> None:
+    values, labels = -np.linspace(1, 2, 48), [str(n // 2) for n in range(48)]
+    values[7] = -30.0
+    found = mean_interval(values, labels, 1000, generator(), bounds=(-np.inf, 0.0))
+    assert found.value - 2.1 * found.standard_error < found.low < -2
+    assert -1.5 < found.high < -0.5
+    farther = mean_interval(values - 100, labels, 1000, generator(), bounds=(-np.inf, 0.0))
+    assert (farther.low, farther.high) == pytest.approx((found.low - 100, found.high - 100))
+
+
+def test_a_mean_without_bounds_has_a_finite_interval_also_where_nothing_tells_of_it() -> None:
+    one_document = mean_interval(np.array([-1.0, -3.0]), ["a", "a"], 1000, generator(), bounds=(-np.inf, 0.0))
+    assert (one_document.low, one_document.high) == (-3.0, 0.0)
+    alike = mean_interval(np.array([-2.0, -2.0]), ["a", "b"], 1000, generator(), bounds=(-np.inf, 0.0))
+    assert alike.low == -2.0 < alike.high < 0.0
+
+
 def test_sign_flip_p_is_exact_for_few_documents() -> None:
     # all four cluster sums positive: 2 of 16 sign patterns are as extreme
     assert paired_difference(np.ones(4), ["a", "b", "c", "d"], 1000, generator()).p == 2 / 16
@@ -199,6 +217,29 @@ def test_more_questions_by_hand() -> None:
     # power 0.8 at 49 degrees of freedom needs a noncentrality of 2.857: an error of 0.1 / 2.857 = 0.0350;
     # (0.05 / 0.0350)^2 = 2.04 times 100 questions
     assert more_questions(estimate(0.10, 0, 0, error=0.05), margin=0.03) == pytest.approx(104, abs=1)
+
+
+@pytest.mark.parametrize("one_differs_by", [0.0, 0.1])
+def test_where_next_to_nothing_differs_so_many_more_questions_are_enough(one_differs_by: float) -> None:
+    def contrast(questions: int) -> Contrast:
+        scores = {"a": np.zeros(questions), "b": np.zeros(questions)}
+        scores["a"][0] = one_differs_by
+        labels = [str(n // 2) for n in range(questions)]
+        return contrasts(scores, labels, [("a", "b")], 0.03, 1000, generator())[0]
+
+    few = contrast(24)
+    # 1 - 0.025^(1 / documents) is below 0.03 from 122 documents on, of two questions each.
+    assert (few.verdict, few.more_questions) == ("undecided", 219)
+    assert contrast(24 + 210).verdict == "undecided"
+    enough = contrast(24 + 224)
+    assert (enough.verdict, enough.more_questions) == ("equivalent", 0)
+
+
+def test_a_few_documents_that_all_differ_have_a_spread_to_go_by() -> None:
+    scores = {"a": np.array([0.5, -0.5, 0.5, -0.4]), "b": np.zeros(4)}
+    (found,) = contrasts(scores, list("wxyz"), [("a", "b")], 0.03, 1000, generator())
+    assert found.verdict == "undecided"
+    assert found.more_questions > 1000
 
 
 def test_planned_error_grows_with_questions_per_document() -> None:
