@@ -142,6 +142,9 @@ def tune_adapter(
     workspace: Workspace, settings: Settings, as_json: bool, force: bool, gates: bool = True
 ) -> None:
     """Train by the settings; the dev score is the evaluation's primary metric."""
+    from tuner.tracking import require_tracker
+
+    require_tracker(settings.tune)  # before anything slow, the imports for training included
     from cli.gates import measure_on_dev
     from eval.scoring import mean_score
     from tuner.commands import tune as train

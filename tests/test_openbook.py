@@ -124,6 +124,14 @@ def test_commands_that_need_an_index_say_how_to_get_one(workspace):
     fails(run("ask", "What?", "--workspace", workspace), "openbook index")
 
 
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_read(workspace, monkeypatch):
+    (workspace / "openbook.toml").write_text('[tune]\ntrack = "trackio"\n')
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    result = run("tune", "--workspace", workspace)  # where there is no index, nor any question
+    fails(result, "`pip install trackio`")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_unknown_route_lists_the_known_ones(workspace):
     fails(run("ask", "What?", "--route", "rga", "--workspace", workspace), "base, rag, tuned, hybrid")
 

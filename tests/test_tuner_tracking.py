@@ -14,7 +14,7 @@ from tiny import tiny_base
 from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import SynthesisConfig, Tracker
-from tuner.tracking import TrackerError
+from tuner.tracking import TrackerError, require_tracker
 from tuner.train import train
 
 TESTS = Path(__file__).parent
@@ -110,6 +110,27 @@ def test_a_tracker_that_opens_no_run_ends_it_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Unreachable())
     with pytest.raises(TrackerError, match=r'"wandb": no run can be opened \(OSError: no key configured\)'):
         run(tmp_path, Tracker.WANDB)
+
+
+def test_an_mlflow_run_that_is_refused_its_settings_is_ended(tmp_path, monkeypatch):
+    class Refusing(FakeTracker):
+        def log_params(self, shown):
+            raise OSError("read-only")
+
+    fake = Refusing()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    with pytest.raises(TrackerError, match=r"no run can be opened \(OSError: read-only\)"):
+        run(tmp_path, Tracker.MLFLOW)
+    assert fake.finished == 1
+
+
+def test_only_the_process_that_tracks_needs_the_tracker(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("RANK", "1")
+    require_tracker(SETTINGS.model_copy(update={"track": Tracker.WANDB}))
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(TrackerError, match="pip install wandb"):
+        require_tracker(SETTINGS.model_copy(update={"track": Tracker.WANDB}))
 
 
 @pytest.mark.parametrize("fails", ["log", "finish"])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from tuner.config import Tracker, TuneConfig
@@ -22,6 +23,16 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 class TrackerError(ValueError):
     """A tracker that is not installed, or where no run can be opened; the message says what to do."""
+
+
+def require_tracker(settings: TuneConfig) -> None:
+    """Raise TrackerError if the tracker that the settings name is not installed; it is not imported.
+
+    Of the processes that torchrun starts only the first needs it.
+    """
+    wanted = settings.track is not Tracker.NONE and os.environ.get("RANK", "0") == "0"
+    if wanted and find_spec(settings.track) is None:
+        raise _not_installed(settings.track)
 
 
 @contextmanager
@@ -63,14 +74,17 @@ def _open(settings: TuneConfig, run: str) -> _Opened:
             return openers[settings.track](run, _shown(settings))
     except Exception as error:  # each package has its own
         if isinstance(error, ModuleNotFoundError) and error.name == settings.track:
-            raise TrackerError(
-                f'tune.track = "{settings.track}" needs a package that is not here; run '
-                f'`pip install {settings.track}`, or set it to "none"'
-            ) from error
+            raise _not_installed(settings.track) from error
         raise TrackerError(
             f'tune.track = "{settings.track}": no run can be opened ({_line(error)}); set it up by its own environment '
             'variables, or set it to "none"'
         ) from error
+
+
+def _not_installed(tracker: Tracker) -> TrackerError:
+    return TrackerError(
+        f'tune.track = "{tracker}" needs a package that is not here; run `pip install {tracker}`, or set it to "none"'
+    )
 
 
 def _trackio(run: str, shown: dict[str, Any]) -> _Opened:
@@ -112,7 +126,11 @@ def _mlflow(run: str, shown: dict[str, Any]) -> _Opened:
         mlflow.start_run(run_id=found[0].info.run_id)
     else:
         mlflow.start_run(run_name=run, tags={"mlflow.source.name": "openbook"})  # else it is a path
-        mlflow.log_params(shown)
+        try:
+            mlflow.log_params(shown)
+        except Exception:
+            mlflow.end_run("FAILED")  # else it stays this process's run, and the next one cannot be started
+            raise
     return _Opened(
         lambda step, figures: mlflow.log_metrics(dict(figures), step=step),
         lambda ended_well: mlflow.end_run("FINISHED" if ended_well else "KILLED"),
