@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def test_versions_are_compared_by_inputs_and_weights(workspace, model, capsys):
     assert "no difference" in capsys.readouterr().out
 
 
-def test_a_plan_shows_rows_tokens_time_and_memory_and_trains_nothing(workspace, model, capsys):
+def test_a_plan_shows_rows_tokens_time_and_memory_and_trains_nothing(workspace, model, capsys, caplog):
+    caplog.set_level(logging.INFO, "openbook")
     retriever = Index.open(workspace, HashEncoder()).retriever()
     show_plan(workspace, model, SETTINGS, QUESTIONS, retriever, try_steps=True, as_json=True)
     captured = capsys.readouterr()
@@ -152,6 +154,7 @@ def test_a_plan_shows_rows_tokens_time_and_memory_and_trains_nothing(workspace, 
     assert plan["probe"]["tokens_per_second"] > 0
     assert plan["probe"]["peak_bytes"] > 2**20
     assert "peak memory" in captured.err
+    assert "score" not in caplog.text
     assert Registry(workspace.adapters).names() == []
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 import click
@@ -107,8 +107,10 @@ def show_plan(
     rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
-    found = probe(base, plan, settings) if try_steps else None
-    if found is not None:
+    found = None
+    if try_steps:
+        with _warnings_only():
+            found = probe(base, plan, settings)
         say(found.describe())
     if as_json:
         kinds = {kind: sum(len(r) for r in rows if r.kind == kind) for kind in {row.kind for row in rows}}
@@ -174,6 +176,18 @@ class _Speaker:
     def result(self, adapter: AdapterVersion) -> None:
         if self.as_json:
             click.echo(json.dumps({"adapter": adapter.key, "manifest": adapter.manifest.model_dump()}))
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Without what training tells of its course: a trial's dev check asks nothing, so its score means nothing."""
+    logger = logging.getLogger("openbook.tuner")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _gather(
