@@ -12,8 +12,8 @@ from indexer.config import Workspace
 from indexer.corpus import Owner
 from indexer.database import Meta, open_published, reporting_damage
 from indexer.parsing import Parser
-from indexer.readers import list_sources
 from indexer.signatures import FileHashes
+from indexer.sources import list_sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ _PARSERS: Mapping[str, Callable[[bytes], Parsed]] = MappingProxyType(
 )
 
 SUFFIXES = frozenset(_PARSERS)
-"""The file name endings of one document; `.jsonl` files hold many and are for `indexer.readers`."""
+"""The file name endings of one document; `.jsonl` files hold many and are for `indexer.sources`."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
 

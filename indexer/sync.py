@@ -19,9 +19,9 @@ from indexer.files import hash_text
 from indexer.locking import writer_lock
 from indexer.parsing import Parser
 from indexer.progress import progress
-from indexer.readers import Source, list_sources
 from indexer.signatures import FileHashes
 from indexer.snapshot import Snapshot
+from indexer.sources import Source, list_sources
 from indexer.store import PreparedDocument, Store
 from indexer.vectors import open_vectors
 

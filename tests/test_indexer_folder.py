@@ -15,8 +15,8 @@ from indexer.config import Workspace
 from indexer.corpus import CorpusError
 from indexer.folder import read_file
 from indexer.parsing import Parser
-from indexer.readers import list_sources
 from indexer.retriever import Index
+from indexer.sources import list_sources
 from indexer.sync import SyncReport, sync
 from tests import hostile
 from tests.fakes import HashEncoder
@@ -131,6 +131,20 @@ def test_a_hostile_file_is_reported_and_the_sync_finishes(documents: Path, oddit
     assert reason in skipped[name]
     assert all(text.isprintable() for pair in report.skipped for text in pair)
     assert len(skipped) == (2 if oddity == "loop of two" else 1)
+
+
+def test_names_that_differ_in_a_byte_that_is_not_utf8_are_refused_one_by_one(documents: Path) -> None:
+    (documents / os.fsdecode(b"caf\xe8")).mkdir()
+    for name in (b"caf\xe8.md", b"caf\xe9.md", b"caf\xe8/plan.md", b"caf\xe9.jsonl"):
+        (documents / os.fsdecode(name)).write_text('{"id": "a", "text": "The horn is blown."}')
+    for added in (1, 0):  # the second time beside an index that knows the good file
+        report = run(documents)
+        assert report.added == added
+        assert dict(report.skipped) == dict.fromkeys(
+            ("caf\\udce8.md", "caf\\udce9.md", "caf\\udce8/plan.md", "caf\\udce9.jsonl"),
+            "its name is not UTF-8; rename it",
+        )
+        assert len(report.skipped) == 4
 
 
 def as_user(command: Callable[[], SyncReport]) -> SyncReport:
