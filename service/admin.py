@@ -181,7 +181,7 @@ def feedback_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
         """Say what an answer is worth, or which of two is better; answers are named by their `id`."""
         ids = [body.answer] if isinstance(body, RatingRequest) else [body.preferred, body.rejected]
         ids = [answer_id.removeprefix(CHAT_ID).removeprefix(COMPLETION_ID) for answer_id in ids]
-        answers = [live.recent.get(answer_id) for answer_id in ids]
+        answers = await run_in_threadpool(lambda: [_remembered(live, answer_id) for answer_id in ids])
         known = [answer for answer in answers if answer is not None]
         good = body.rating == "good" if isinstance(body, RatingRequest) else True
         if len(known) < len(ids):
@@ -212,6 +212,13 @@ def feedback_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
         )
 
     return router
+
+
+def _remembered(live: LiveAnswerer, answer_id: str) -> Answer | None:
+    """The answer of that id, unless it is forgotten or was shown a document that is gone by now."""
+    answer = live.recent.get(answer_id)
+    shown = {citation.document_id for citation in answer.contexts} if answer else set()
+    return None if any(live.answerer.document(document_id) is None for document_id in shown) else answer
 
 
 def _keep(bench: Workbench, body: RatingRequest | PreferenceRequest, answers: list[Answer]) -> str:

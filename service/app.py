@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
+from indexer.database import IndexDamaged, IndexMissing
 from service.access import AccessLog
 from service.admin import adapters_router, feedback_router, jobs_router
 from service.answering import Answerer
@@ -35,6 +38,8 @@ from service.workbench import Workbench
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
+log = logging.getLogger("openbook.service")
+
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -42,7 +47,7 @@ PAGE_POLICY = (
 )
 """The page runs only its own script: whatever documents contain, they cannot."""
 WATCH_SECONDS = 1.0
-"""How often a model thread that has died is noticed and started again."""
+"""How often it is noticed that the model thread has died or that documents have gone."""
 
 _BEARER = HTTPBearer(auto_error=False, description="A key of the service, if it has any; checked by `Guard`.")
 
@@ -70,11 +75,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(model_thread))
+        watching = [asyncio.create_task(_watch(model_thread))]
         if bench is not None:
             await run_in_threadpool(bench.jobs.start)
+            watching.append(asyncio.create_task(_follow_index(bench)))
         yield
-        watching.cancel()
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)  # before what they use is closed
         if bench is not None:
             await run_in_threadpool(bench.close)
         if experiments is not None:
@@ -134,3 +142,16 @@ async def _watch(model_thread: ModelThread) -> None:
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         model_thread.revive()
+
+
+async def _follow_index(bench: Workbench) -> None:
+    """Let feedback follow the documents, by whatever they go: this service, a sync job or the command line."""
+    followed = None
+    while True:
+        try:
+            followed = await run_in_threadpool(bench.follow_index, followed)
+        except (IndexMissing, IndexDamaged):
+            followed = None  # whoever asks something of the index is told
+        except sqlite3.Error as error:
+            log.warning("feedback cannot follow the index: %s", error)
+        await asyncio.sleep(WATCH_SECONDS)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from indexer.catalogue import Changes, changes_since, count, list_page
 from indexer.corpus import CorpusError, Document
 from indexer.database import IndexMissing
-from indexer.documents import DocumentUnknown, delete_document, put_document
+from indexer.documents import delete_document, put_document
 from indexer.retriever import Hit
 from service.admin_schemas import JobBody
 from service.documents_schemas import (
@@ -73,14 +73,9 @@ def documents_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
     @router.delete("/documents/{document_id:path}")
     async def delete(document_id: str) -> DocumentWritten:
         """Remove a document and everything derived from it: chunks, vectors, remembered answers, feedback."""
-        try:
-            written = await run_in_threadpool(
-                delete_document, bench.workspace, document_id, bench.patience_seconds
-            )
-        except DocumentUnknown:
-            # The service may have been killed before it came to the feedback.
-            await run_in_threadpool(bench.feedback.forget_document, document_id)
-            raise
+        written = await run_in_threadpool(
+            delete_document, bench.workspace, document_id, bench.patience_seconds
+        )
         live.recent.forget_document(document_id, written.generation)
         await run_in_threadpool(bench.feedback.forget_document, document_id)
         return DocumentWritten(

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,6 +144,14 @@ class Feedback:
             for statement in _FORGET:
                 self._connection.execute(statement, (document_id,) if "?" in statement else ())
 
+    def forget_all_but(self, document_ids: Collection[str]) -> None:
+        """Drop every answer that was shown a passage of any other document."""
+        with self._lock:
+            quoted = self._connection.execute(_QUOTED).fetchall()
+        for (document_id,) in quoted:
+            if document_id not in document_ids:
+                self.forget_document(document_id)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All that is written inside the block, or nothing of it."""
@@ -180,6 +188,8 @@ def _prompt(question: str, passages: Sequence[Sequence[str]]) -> str:
     shown = [f"[{number}] {title}: {text}" for number, (_, title, text) in enumerate(passages, start=1)]
     return "\n\n".join([*shown, f"Question: {question}"])
 
+
+_QUOTED = "SELECT DISTINCT json_extract(passage.value, '$[0]') FROM answers, json_each(passages) AS passage"
 
 _FORGET = (
     """

@@ -6,12 +6,14 @@ import json
 import logging
 import re
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from indexer.config import IndexConfig, Workspace
 from indexer.parsing import Parser
+from indexer.snapshot import Snapshot
 from service.feedback import Feedback
 from service.jobs import Command, JobKind, Jobs
 
@@ -41,6 +43,16 @@ class Workbench:
     def documents(self) -> Path:
         """The folder, or `.jsonl` file, that is indexed."""
         return self.workspace.resolve(self.index.documents)
+
+    def follow_index(self, followed: str | None = None) -> str:
+        """Drop feedback on answers that were shown a document which the index holds no more; returns its corpus's hash.
+
+        There is nothing to do while that is what it was last time, `followed`. Raises IndexMissing, IndexDamaged.
+        """
+        with closing(Snapshot(self.workspace.database)) as snapshot:
+            if snapshot.meta.corpus_hash != followed:
+                self.feedback.forget_all_but(snapshot.content_hashes())
+            return snapshot.meta.corpus_hash
 
     def close(self) -> None:
         """Stop what works on it."""

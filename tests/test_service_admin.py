@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from indexer.documents import delete_document
 from indexer.locking import writer_lock
+from indexer.sync import sync
 from service.answering import Answerer
 from service.app import create_app
 from service.config import RouteConfig, ServeConfig
@@ -19,8 +20,9 @@ from service.generation import LocalGenerator
 from service.keys import Scope, new_key
 from service.model_thread import ModelThread
 from service.workbench import Workbench, open_workbench
+from tests.fakes import HashEncoder
 from tests.fakes_service import ScriptedGenerator
-from tests.fakes_workbench import REPORT, answerer_of, make_workbench
+from tests.fakes_workbench import CHUNK_TOKENS, REPORT, answerer_of, make_workbench
 from tests.hostile import pdf
 from tests.tiny import tiny_base
 from tuner.registry import Registry
@@ -317,17 +319,32 @@ def test_feedback_names_answers_and_is_exported(client: TestClient, generator: S
     assert error_code(client, "POST", "/v1/feedback", json=twice) == (400, "invalid_feedback")
 
 
-def test_deleting_again_forgets_feedback_that_a_killed_service_left(
+def test_feedback_follows_documents_that_the_command_line_deletes(
     client: TestClient, bench: Workbench, generator: ScriptedGenerator
 ) -> None:
-    client.put("/v1/documents/tides.md", json=TIDES)
-    generator.enqueue("at 06:40", "at noon")
-    first, second = ask(client, question="When is high water?"), ask(client, question="When is high water?")
-    assert client.post("/v1/feedback", json={"preferred": first["id"], "rejected": second["id"]}).is_success
-    delete_document(bench.workspace, "tides.md")  # and killed
+    generator.enqueue("88 metres", "blue")
+    rated, remembered = ask(client), ask(client)
+    other = ask(client, "base")
+    assert client.post("/v1/feedback", json={"preferred": rated["id"], "rejected": other["id"]}).is_success
+    (bench.documents / "folder" / "tower.md").unlink()
+    sync(bench.workspace, bench.documents, HashEncoder(), CHUNK_TOKENS)
+    code = error_code(client, "POST", "/v1/feedback", json={"answer": remembered["id"], "rating": "good"})
+    assert code == (404, "answer_not_found")
+    until(lambda: not list(bench.feedback.pairs()))
+    kept = {"answer": other["id"], "rating": "good"}
+    assert client.post("/v1/feedback", json=kept).is_success
+
+
+def test_feedback_follows_documents_that_went_before_the_service_started(
+    bench: Workbench, answerer: Answerer
+) -> None:
+    answers = answerer.answer_many([(TOWER, answerer.route(name)) for name in ("rag", "base")])
+    bench.feedback.prefer(answers[0], replace(answers[1], answer="blue"))
     assert len(list(bench.feedback.pairs())) == 1
-    assert error_code(client, "DELETE", "/v1/documents/tides.md") == (404, "document_not_found")
-    assert list(bench.feedback.pairs()) == []
+    (bench.documents / "folder" / "tower.md").unlink()
+    sync(bench.workspace, bench.documents, HashEncoder(), CHUNK_TOKENS)
+    with connect(bench, answerer, ServeConfig()):
+        until(lambda: not list(bench.feedback.pairs()))
 
 
 def test_readers_look_and_rate_and_only_admins_change_things(
@@ -357,6 +374,13 @@ def test_readers_look_and_rate_and_only_admins_change_things(
         ):
             assert status(reader, method, path, body) == 403
             assert status(admin, method, path, body) < 300
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def ended(client: TestClient, location: str) -> Any:
