@@ -225,7 +225,7 @@ def _forgetting_section(result: EvaluationResult) -> list[str]:
 def _study_section(study: Study) -> list[str]:
     tables = [aligned_table(table.header, table.rows) for table in study.tables]
     said = [_plain(study.sentence)] if study.sentence else []
-    return [f"## {study.title}", *said, *tables, f"From {study.folder}/{study.kind}.json."]
+    return [f"## {study.title}", *said, *tables, _plain(study.source)]
 
 
 def _costs_table(result: EvaluationResult) -> str:
@@ -257,15 +257,17 @@ def measure_text(measure: Measure | None) -> str:
 
 
 def measured_on(result: EvaluationResult) -> str:
-    """What the numbers rest on, in one sentence."""
+    """What the numbers rest on, in a few sentences."""
     facts = result.provenance
     route = next(iter(result.routes.values()))
+    metric = str(facts.settings["primary_metric"]).replace("_", " ")
     return (
-        f"{route.n} questions ({route.answerable} answerable) about {facts.documents_asked_about} documents; "
-        f"base model {facts.base_model}; "
-        f"margin {facts.settings['margin']:g} {facts.settings['primary_metric']}; "
-        f"intervals by studentised bootstrap over documents, {facts.settings['resamples']} resamples, "
-        f"seed {facts.seed}; {facts.timing}."
+        f"{route.n} questions ({route.answerable} answerable) about {facts.documents_asked_about} documents were "
+        f"asked; the base model is {facts.base_model}. "
+        f"Differences in {metric} of less than {facts.settings['margin']:g} are too small to matter. "
+        "Intervals of means come from a studentised bootstrap, those of differences from flipped signs, both over "
+        f"whole documents ({facts.settings['resamples']:,} resamples, seed {facts.seed}). "
+        f"{facts.timing[:1].upper()}{facts.timing[1:]}."
     )
 
 

@@ -142,7 +142,7 @@ def score(
             routes,
             settings,
             setup,
-            f"latency from the first {min(settings.latency_questions, len(questions))} questions, answered "
+            f"latency is that of the first {min(settings.latency_questions, len(questions))} questions, answered "
             "one at a time after an untimed call; the others were answered in batches",
         ),
     )

@@ -245,7 +245,8 @@ def test_markdown_table_has_a_row_a_route_and_marks_the_recommended(evaluation: 
 def test_markdown_report_names_what_was_measured(evaluation: Evaluation) -> None:
     report = markdown_report(evaluation.result)
     assert "32 questions (31 answerable)" in report
-    assert "margin 0.03 f1" in report
+    assert "Differences in f1 of less than 0.03 are too small to matter." in report
+    assert "(1,000 resamples, seed 0). Latency is that of the first" in report
     assert re.search(r"\| hybrid - rag +\| [+-]0\.\d{3} \[", report)
 
 
