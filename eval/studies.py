@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {
 _DOSE = "dose"
 _MOST_ROWS = 60
 _MOST_COLUMNS = 12
+"""Beside the first, which names the rows."""
 _LONG = 20
 """Rows from which a table about routes is shown route by route."""
 _ROUTE = "route"
@@ -37,21 +38,28 @@ _SKIPPED = ("schema", "provenance", _SENTENCE)
 
 @dataclass(frozen=True, slots=True)
 class StudyTable:
-    """One table; the first column names the rows."""
+    """One table, of what the study calls `name`; the first column names the rows."""
 
+    name: str
     header: list[str]
     rows: list[list[str]]
     folded: bool = False
     """Whether it is one of many, to be opened in the page."""
 
+    @property
+    def readable(self) -> bool:
+        """Whether it is no longer or wider than can be read, as lists of single answers are."""
+        return len(self.rows) <= _MOST_ROWS and len(self.header) - 1 <= _MOST_COLUMNS
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's tables, its plot if it has one, and the folder that it was read from."""
+    """A study's tables, its plot if it has one, and where it was read from."""
 
     kind: str
     title: str
-    folder: str
+    source: str
+    """Its folder and file, in words, with what of it is too large for a report."""
     sentence: str
     """What it says in words, if it does."""
     tables: list[StudyTable]
@@ -69,16 +77,23 @@ def _latest(evaluations: Path, kind: str, result: EvaluationResult) -> Study | N
     for path in files:
         content = _read(path)
         if content is not None and _fits(content.get("provenance"), result):
-            sentence = content.get(_SENTENCE)
+            sentence, tables = content.get(_SENTENCE), [*_tables(content)]
             return Study(
                 kind,
                 KINDS[kind],
-                path.parent.name,
+                _source(f"{path.parent.name}/{path.name}", [table for table in tables if not table.readable]),
                 sentence if isinstance(sentence, str) else "",
-                [*_tables(content)],
+                [table for table in tables if table.readable],
                 _dose_plot(content) if kind == _DOSE else None,
             )
     return None
+
+
+def _source(file: str, left_out: Sequence[StudyTable]) -> str:
+    if not left_out:
+        return f"From {file}."
+    sizes = (f"{table.name} ({len(table.rows)} rows, {len(table.header)} columns)" for table in left_out)
+    return f"From {file}, which also has what is too large to show here: {', '.join(sizes)}."
 
 
 def _dose_plot(content: Mapping[str, Any]) -> Figure | None:
@@ -122,50 +137,54 @@ def _tables(content: Mapping[str, Any]) -> Iterator[StudyTable]:
         name: value for name, value in content.items() if name not in _SKIPPED and not _is_nested(value)
     }
     if single:
-        yield StudyTable(["", ""], [[_words(name), _text(value)] for name, value in single.items()])
+        yield StudyTable(
+            "single figures", ["", ""], [[_words(name), _text(value)] for name, value in single.items()]
+        )
     for name, value in content.items():
         if name in _SKIPPED or not _is_nested(value):
             continue
         if isinstance(value, dict):
             yield from _by_column(name, value)
         else:
-            yield from _by_row(value)
+            yield from _by_row(name, value)
 
 
 def _by_column(name: str, value: Mapping[str, Any]) -> Iterator[StudyTable]:
     """Mappings side by side, a row for each thing that any of them says; a plain mapping is one column."""
     if not all(isinstance(item, dict) and not _is_measure(item) for item in value.values()):
-        yield StudyTable([_words(name), ""], [[key, text] for key, text in _flat(value).items()])
+        yield StudyTable(
+            _words(name), [_words(name), ""], [[key, text] for key, text in _flat(value).items()]
+        )
         return
     columns = {key: _flat(item) for key, item in value.items()}
     facts = list(dict.fromkeys(fact for column in columns.values() for fact in column))
-    if facts and len(columns) <= _MOST_COLUMNS and len(facts) <= _MOST_ROWS:
+    if facts:
         rows = [[fact, *(column.get(fact, "-") for column in columns.values())] for fact in facts]
-        yield StudyTable([_words(name), *columns], rows)
+        yield StudyTable(_words(name), [_words(name), *columns], rows)
 
 
-def _by_row(value: Sequence[Any]) -> Iterator[StudyTable]:
-    """A list of mappings as rows, a long one about routes as a table for each route.
-
-    Nothing of a list that is longer or wider than can be read, as lists of single answers are.
-    """
+def _by_row(name: str, value: Sequence[Any]) -> Iterator[StudyTable]:
+    """A list of mappings as rows, a long one about routes as a table for each route."""
     if not all(isinstance(item, dict) for item in value):
         return
     rows = [_flat(item) for item in value]
     if len(rows) > _LONG and all(_ROUTE in row for row in rows):
         for route in dict.fromkeys(row[_ROUTE] for row in rows):
             mine = [{k: v for k, v in row.items() if k != _ROUTE} for row in rows if row[_ROUTE] == route]
-            yield from _table(mine, part=f"{_ROUTE} {route}")
+            yield from _table(name, mine, part=f"{_ROUTE} {route}")
     else:
-        yield from _table(rows)
+        yield from _table(name, rows)
 
 
-def _table(rows: Sequence[Mapping[str, str]], part: str = "") -> Iterator[StudyTable]:
-    """`rows` as a table, none if it would be too large; its first column is headed by which `part` it is of a whole."""
+def _table(name: str, rows: Sequence[Mapping[str, str]], part: str = "") -> Iterator[StudyTable]:
+    """`rows` as a table; its first column is headed by which `part` it is of a whole."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    if columns and len(columns) <= _MOST_COLUMNS and len(rows) <= _MOST_ROWS:
+    if columns:
         header = [part or columns[0], *columns[1:]]
-        yield StudyTable(header, [[row.get(key, "-") for key in columns] for row in rows], folded=bool(part))
+        cells = [[row.get(key, "-") for key in columns] for row in rows]
+        yield StudyTable(
+            f"{_words(name)} of {part}" if part else _words(name), header, cells, folded=bool(part)
+        )
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:

@@ -48,8 +48,8 @@ def test_latest_fitting_studies_are_shown_as_tables(tmp_path: Path) -> None:
     write_study(evaluation, "r1", "router", 300, tried=[{"facts": 3, "score": 0.5}])
     (evaluation.folder.parent / "r1" / "robustness.json").write_text("[1, {")
     found = latest_studies(evaluation.folder.parent, evaluation.result)
-    assert [(study.kind, study.folder, study.sentence) for study in found] == [
-        ("freshness", "f2", "<blink>All</blink> fresh.")
+    assert [(study.kind, study.source, study.sentence) for study in found] == [
+        ("freshness", "From f2/freshness.json.", "<blink>All</blink> fresh.")
     ]
     assert [(table.header, table.rows) for table in found[0].tables] == [
         (["", ""], [["n", "24"]]),
@@ -96,3 +96,21 @@ def test_a_short_list_about_routes_is_one_table(tmp_path: Path) -> None:
     write_study(evaluation, "r1", "robustness", 100, changes=changes, provenance=ours)
     [study] = latest_studies(evaluation.folder.parent, evaluation.result)
     assert [(table.header, len(table.rows)) for table in study.tables] == [(["route", "variant", "n"], 2)]
+
+
+def test_what_is_too_large_for_a_report_is_named_with_its_size(tmp_path: Path) -> None:
+    evaluation = run(tmp_path / "evaluations" / "one")
+    ours = evaluation.result.provenance.model_dump(mode="json")
+    changes = [{"id": f"c{n}", "question": "When?", "before": {"rag": "noon"}} for n in range(61)]
+    routes = {f"route {n}": {"kept": 1.0, "state": "fresh"} for n in range(13)}
+    write_study(evaluation, "f1", "freshness", 100, n=61, changes=changes, routes=routes, provenance=ours)
+    [study] = latest_studies(evaluation.folder.parent, evaluation.result)
+    assert [table.rows for table in study.tables] == [[["n", "61"]]]
+    said = (
+        "From f1/freshness.json, which also has what is too large to show here: "
+        "changes (61 rows, 3 columns), routes (2 rows, 14 columns)."
+    )
+    assert study.source == said
+    evaluation = run(evaluation.folder)
+    for name in ("report.html", "report.md"):
+        assert said in (evaluation.folder / name).read_text()
