@@ -15,14 +15,12 @@ from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit, Index, Retriever
 from service.generation import GenerationRequest, Generator
+from service.preparation import PromptTooLong, examples_for, fit_prompt, require_short, retrieve
 from service.routes import AUTO, Route
 from tuner.base_model import BaseModel
 from tuner.decoding import Decoded, FinishReason, Sampling
-from tuner.prompt import ABSTENTION, STYLES, Context, PromptError, SolvedExample, build_prompt, prompt_hash
+from tuner.prompt import ABSTENTION, STYLES, PromptError, SolvedExample, prompt_hash
 from tuner.registry import Registry
-
-LONGEST_TOKEN = 16
-"""Characters; a question with more than this for every token of room is not even counted."""
 
 NO_ROUTER = (
     f"there is no {AUTO!r}, as no router is trained that fits the routes; run `openbook eval router` "
@@ -32,10 +30,6 @@ NO_ROUTER = (
 
 class UnknownRoute(ValueError):
     """A route that the configuration does not define; the message names those it does."""
-
-
-class PromptTooLong(PromptError):
-    """A question that does not fit the model even without any context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +201,12 @@ class Answerer:
     def prepare(self, pairs: Sequence[tuple[str, Route]], sampling: Sampling | None = None) -> list[Prepared]:
         """Retrieve and build prompts, without the model; `sampling` replaces what the routes say about it."""
         for question, _ in pairs:
-            if len(question) > LONGEST_TOKEN * self.base.max_prompt_tokens:
-                raise PromptTooLong(
-                    f"the question has {len(question)} characters, and {self.base.name} reads "
-                    f"{self.base.max_prompt_tokens} tokens; shorten it"
-                )
+            require_short(question, self.base)
         with self._preparing:
             started = time.monotonic()
-            hits, generation = self._retrieve(pairs)
+            asking = next((route for _, route in pairs if route.retrieve), None)
+            retriever = self._retriever(asking) if asking else None
+            hits = retrieve(retriever, pairs) if retriever else [[] for _ in pairs]
             retrieve_ms = (time.monotonic() - started) * 1000
             prepared = []
             for (question, route), found in zip(pairs, hits, strict=True):
@@ -222,14 +214,15 @@ class Answerer:
                 chosen = sampling or Sampling(route.max_new_tokens)
                 stops = dict.fromkeys((*chosen.stop, *STYLES[route.prompt].stop))
                 chosen = replace(chosen, stop=tuple(stops))
-                prompt, shown = self._fit_prompt(question, route, found, chosen.max_new_tokens)
+                examples = examples_for(question, route, self._examples)
+                prompt, shown = fit_prompt(self.base, question, route, found, examples, chosen.max_new_tokens)
                 prepared.append(
                     Prepared(
                         question=question,
                         route=route,
                         request=GenerationRequest(tuple(prompt), adapter, chosen),
                         contexts=tuple(_citation(n, hit) for n, hit in enumerate(shown, start=1)),
-                        generation=generation if route.retrieve else None,
+                        generation=retriever.generation if retriever and route.retrieve else None,
                         retrieve_ms=retrieve_ms if route.retrieve else 0.0,
                         retrieve_started=started,
                     )
@@ -283,48 +276,10 @@ class Answerer:
         made_by = [prepared.route.name, self.base.hash, prepared.request.adapter]
         return hash_json([prepared.question, text, made_by, shown])[:24]
 
-    def _retrieve(self, pairs: Sequence[tuple[str, Route]]) -> tuple[list[list[Hit]], int | None]:
-        """Hits for every pair (none for routes that do not retrieve), all from one index generation."""
-        asking = [n for n, (_, route) in enumerate(pairs) if route.retrieve]
-        hits: list[list[Hit]] = [[] for _ in pairs]
-        if not asking:
-            return hits, None
-        retriever = self._retriever(pairs[asking[0]][1])
-        by_filter: dict[str, list[int]] = {}
-        for n in asking:
-            by_filter.setdefault(hash_json(pairs[n][1].where), []).append(n)
-        for places in by_filter.values():
-            k, where = max(pairs[n][1].k for n in places), pairs[places[0]][1].where
-            found = retriever.search([pairs[n][0] for n in places], k, where)
-            for n, ranked in zip(places, found, strict=True):
-                hits[n] = ranked[: pairs[n][1].k]
-        return hits, retriever.generation
-
     def _retriever(self, route: Route) -> Retriever:
         if self._index is None:
             raise IndexMissing(f"route {route.name!r} retrieves, but there is no index; run `openbook index`")
         return self._index.retriever()
-
-    def _fit_prompt(
-        self, question: str, route: Route, hits: list[Hit], max_new_tokens: int
-    ) -> tuple[list[int], list[Hit]]:
-        """The prompt with as many of the best hits as leave the model room for its answer."""
-        examples = self._examples_for(question, route)
-        room = self.base.max_prompt_tokens - max_new_tokens
-        for count in range(len(hits), -1, -1):
-            contexts = [Context(hit.chunk.title, hit.chunk.text) for hit in hits[:count]]
-            prompt = build_prompt(self.base.tokenizer, question, contexts, route.prompt, examples)
-            if len(prompt) <= room:
-                return prompt, hits[:count]
-        raise PromptTooLong(
-            f"the prompt takes {len(prompt)} tokens without any context, and {self.base.name} has room for "
-            f"{room} beside an answer of {max_new_tokens}; shorten the question or lower max_tokens"
-        )
-
-    def _examples_for(self, question: str, route: Route) -> list[SolvedExample]:
-        """The first `route.examples` solved examples, never the question that is being asked."""
-        others = [e for e in self._examples if e.question != question][: route.examples]
-        return others if route.retrieve else [SolvedExample(e.question, e.answer) for e in others]
 
 
 def is_abstention(answer: str) -> bool:

@@ -11,8 +11,9 @@ from starlette.concurrency import run_in_threadpool
 
 from indexer.metadata import Where
 from service.answering import Answer
+from service.disconnection import unless_client_leaves
 from service.errors import error_response
-from service.live import LiveAnswerer, Underway, unless_client_leaves
+from service.live import LiveAnswerer, Underway
 from service.schemas import (
     AnswerEvent,
     AnswerRequest,

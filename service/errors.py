@@ -19,13 +19,15 @@ from indexer.database import IndexDamaged, IndexMissing, IndexUnwritable
 from indexer.documents import DocumentOfFolder, DocumentUnknown
 from indexer.locking import IndexBusy
 from service.admission import Overloaded
-from service.answering import PromptTooLong, UnknownRoute
+from service.answering import UnknownRoute
 from service.completions_client import RemoteError, RemoteUnavailable
+from service.disconnection import ClientLeft
 from service.experiments import ExperimentConflict, UnknownExperiment
 from service.feedback import FeedbackError
 from service.jobs import JobsElsewhere, UnknownJob
-from service.live import AnswerTimeout, ClientLeft
+from service.live import AnswerTimeout
 from service.model_thread import GenerationFailed
+from service.preparation import PromptTooLong
 from service.router import RouterError
 from service.workbench import UnknownEvaluation
 from tuner.prompt import PromptError

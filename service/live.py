@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +20,7 @@ from service.answering import Answer, Answerer, Prepared, Timings
 from service.experiments import PREFIX, Experiments, Exposure, assign
 from service.generation import GenerationRequest
 from service.model_thread import ModelThread
+from service.recent_answers import RecentAnswers
 from service.router import PROBE, Router, confidence_facts
 from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling
@@ -35,63 +35,12 @@ class AnswerTimeout(RuntimeError):
     """The answer took longer than the service allows."""
 
 
-class ClientLeft(RuntimeError):
-    """Nobody waits for the answer any more."""
-
-
 @dataclass(frozen=True, slots=True)
 class Told:
     """An answer, and what the generator said of it."""
 
     answer: Answer
     decoded: Decoded
-
-
-MOST_DELETED = 10_000
-"""Documents: more than can be deleted, one after the other, while an answer is made."""
-
-
-class RecentAnswers:
-    """The last answers by id, so that feedback can name them; in memory only."""
-
-    def __init__(self, most: int = 500) -> None:
-        self._most = most
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
-        self._deleted: OrderedDict[str, int] = OrderedDict()
-
-    def add(self, answer: Answer) -> None:
-        """Remember an answer and forget the oldest.
-
-        One without a question (its prompt was token ids) is no use to feedback; one that was shown a document which
-        has been deleted since would bring its text back.
-        """
-        generation = answer.generation or 0
-        if not answer.question or any(
-            generation < self._deleted.get(c.document_id, 0) for c in answer.contexts
-        ):
-            return
-        self._answers[answer.id] = answer
-        self._answers.move_to_end(answer.id)
-        if len(self._answers) > self._most:
-            self._answers.popitem(last=False)
-
-    def get(self, answer_id: str) -> Answer | None:
-        """The answer of that id, unless it is forgotten."""
-        return self._answers.get(answer_id)
-
-    def forget_document(self, document_id: str, generation: int) -> None:
-        """Drop every answer that was shown a passage of the document, which the index lacks since `generation`."""
-        self._deleted[document_id] = generation
-        self._deleted.move_to_end(document_id)
-        if len(self._deleted) > MOST_DELETED:
-            self._deleted.popitem(last=False)
-        shown = [
-            a.id
-            for a in list(self._answers.values())
-            if any(c.document_id == document_id for c in a.contexts)
-        ]
-        for answer_id in shown:
-            self._answers.pop(answer_id, None)
 
 
 class LiveAnswerer:
@@ -325,28 +274,9 @@ class Underway:
         return max(0.0, self._started + self._timeout_seconds - time.monotonic())
 
 
-async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled once the client closes the connection. Raises ClientLeft."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnection(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeft("the client closed the connection")
-    finally:
-        working.cancel()
-        leaving.cancel()
-
-
 def _with_seed(request: GenerationRequest, choice: int) -> GenerationRequest:
     """The request for one of several choices, which differ by their seed."""
     if choice == 0:
         return request
     seed = (request.sampling.seed + choice) % 2**63
     return replace(request, sampling=replace(request.sampling, seed=seed))
-
-
-async def _disconnection(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

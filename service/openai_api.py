@@ -12,10 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from indexer.database import IndexMissing
 from indexer.encoding import Encoder
-from service.answering import PromptTooLong, UnknownRoute
+from service.answering import UnknownRoute
 from service.conversation import whole_question
+from service.disconnection import unless_client_leaves
 from service.errors import UnsupportedParameter
-from service.live import LiveAnswerer, Underway, unless_client_leaves
+from service.live import LiveAnswerer, Underway
 from service.openai_replies import ChatReply, CompletionReply
 from service.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest
 from service.openai_responses import (
@@ -28,6 +29,7 @@ from service.openai_responses import (
     Model,
     ModelList,
 )
+from service.preparation import PromptTooLong
 from service.routes import AUTO, Route
 from service.sse import EVENT_STREAM, event_stream
 from tuner.decoding import Sampling

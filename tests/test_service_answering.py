@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from indexer.database import IndexMissing
-from service.answering import Answerer, PromptTooLong, UnknownRoute, is_abstention, supports
+from service.answering import Answerer, UnknownRoute, is_abstention, supports
 from service.config import RouteConfig, routes_from_config
 from service.generation import LocalGenerator
+from service.preparation import PromptTooLong
 from service.routes import Route
 from tests.fakes_service import ScriptedGenerator, make_answerer
 from tests.tiny import tiny_adapter, tiny_base

@@ -11,7 +11,7 @@ import pytest
 
 from service.answering import Answer, Citation, Timings
 from service.feedback import Feedback, FeedbackError, as_line
-from service.live import RecentAnswers
+from service.recent_answers import RecentAnswers
 
 TOWER = Citation(1, "tower.md", "Tower", 1, 0, 11, "88 metres.", 1.0)
 BELL = Citation(1, "bell.md", "Bell", 2, 0, 11, "Rings at 9.", 1.0)
