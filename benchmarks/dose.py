@@ -7,8 +7,8 @@
 
 A dose of n reads every chunk n times (as written or with its sentences in another order) and asks every train question
 n times without passages; everything else stays as the workspace has it. With `[tune.synthesis]` a dose is also the
-number of paraphrases, questions and statements written for each. Scored is dev, never test: the curve is there to
-choose from. The adapters are kept as `dose-n`, so that an interrupted run goes on; routes do not use them.
+number of paraphrases, questions and statements written for each, 20 at most. Scored is dev, never test: the curve is
+there to choose from. The adapters are kept as `dose-n`, so that an interrupted run goes on; routes do not use them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from eval.dose import Dose, DoseProvenance, DoseResult, advice
 from eval.markdown import aligned_table
 from indexer.config import Workspace
 from indexer.files import hash_json, write_atomically
-from settings import Settings, load_settings
+from settings import load_settings
+from tuner.config import TuneConfig
 from tuner.registry import Manifest
 
 OPENBOOK = Path(sys.executable).with_name("openbook")
@@ -40,22 +43,44 @@ def main() -> None:
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace.resolve())
     settings = load_settings(workspace)
+    doses = sorted(set(arguments.doses))
+    if (wrong := refusal(settings.tune, doses)) is not None:
+        parser.error(wrong)
     subprocess.run([OPENBOOK, "index", "-w", workspace.root], check=True)
-    trained = {dose: train(workspace, settings, dose) for dose in sorted(set(arguments.doses))}
+    trained = {dose: train(workspace, settings.tune, dose) for dose in doses}
     result = dose_result(trained, settings.eval.primary_metric)
     print(table(result))
     print(f"{result.sentence} Kept in {keep(result, workspace)}; `openbook eval` shows it.")
 
 
-def train(workspace: Workspace, settings: Settings, dose: int) -> Manifest:
+def refusal(tune: TuneConfig, doses: Sequence[int]) -> str | None:
+    """What is wrong with the first dose that `openbook tune` would not take; None if it takes all."""
+    for dose in doses:
+        given = tune.model_dump()
+        for (*section, key), value in dosed(tune, dose).items():
+            (given[section[0]] if section else given)[key] = value
+        try:
+            TuneConfig.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(("tune", *map(str, first["loc"])))
+            return f"argument --doses: {dose} cannot be trained: {key}: {first['msg']}"
+    return None
+
+
+def dosed(tune: TuneConfig, dose: int) -> dict[tuple[str, ...], int | str]:
+    """The keys of `[tune]` that make up a dose, with their values."""
+    changed: dict[tuple[str, ...], int | str] = {("adapter",): f"dose-{dose}"}
+    changed |= {(key,): dose for key in ("document_passes", "closed_book_passes")}
+    if tune.synthesis is not None:
+        changed |= {("synthesis", key): dose for key in ("paraphrases", "questions", "statements")}
+    return changed
+
+
+def train(workspace: Workspace, tune: TuneConfig, dose: int) -> Manifest:
     changed = {
-        "OPENBOOK_TUNE__ADAPTER": f"dose-{dose}",
-        "OPENBOOK_TUNE__DOCUMENT_PASSES": str(dose),
-        "OPENBOOK_TUNE__CLOSED_BOOK_PASSES": str(dose),
+        "__".join(("OPENBOOK_TUNE", *key)).upper(): str(value) for key, value in dosed(tune, dose).items()
     }
-    if settings.tune.synthesis is not None:
-        for kind in ("PARAPHRASES", "QUESTIONS", "STATEMENTS"):
-            changed[f"OPENBOOK_TUNE__SYNTHESIS__{kind}"] = str(dose)
     done = subprocess.run(
         [OPENBOOK, "tune", "--no-gates", "--json", "-w", workspace.root],
         env={**os.environ, **changed},

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
 import pytest
 
-from benchmarks.dose import dose_result, keep, table
+from benchmarks import dose
+from benchmarks.dose import dose_result, keep, refusal, table, train
 from eval.config import EvalConfig
 from eval.dose import Dose, advice, dose_plot
 from eval.run import evaluate
 from indexer.config import Workspace
 from tests.fakes_eval import ROUTES, SETUP, ScriptedRoutes, make_questions, right_answer
+from tuner.config import SynthesisConfig, TuneConfig
 from tuner.registry import Manifest
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -101,3 +105,54 @@ def test_what_the_benchmark_keeps_is_in_the_next_report(tmp_path: Path) -> None:
         assert "Dose and response" in report
         assert "the mean dev score is highest (0.400) at a dose of 2" in report.lower()
         assert f"{kept.parent.name}/dose.json" in report
+
+
+SYNTHESIS = SynthesisConfig(url="http://localhost/v1", model="writer")
+
+
+@pytest.mark.parametrize(
+    ("tune", "doses", "said"),
+    [
+        (TuneConfig(), [0, 8, 40], None),
+        (TuneConfig(synthesis=SYNTHESIS), [0, 20], None),
+        (TuneConfig(synthesis=SYNTHESIS), [0, 20, 40], r"40 cannot .* tune\.synthesis\.paraphrases: .* 20$"),
+        (TuneConfig(), [-1, 4], r"-1 cannot be trained: tune\."),
+    ],
+)
+def test_a_dose_that_cannot_be_trained_is_refused_before_any_is(
+    tune: TuneConfig, doses: list[int], said: str | None
+) -> None:
+    found = refusal(tune, doses)
+    assert found is None if said is None else re.search(said, found or "")
+
+
+def test_a_dose_reaches_the_training_by_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openbook = tmp_path / "openbook"
+    openbook.write_text('#!/bin/sh\nenv > "$0.env"\nexit 1\n')
+    openbook.chmod(0o755)
+    monkeypatch.setattr(dose, "OPENBOOK", openbook)
+    with pytest.raises(subprocess.CalledProcessError):
+        train(Workspace(tmp_path), TuneConfig(synthesis=SYNTHESIS), 7)
+    assert {line for line in (tmp_path / "openbook.env").read_text().splitlines() if "TUNE" in line} == {
+        "OPENBOOK_TUNE__ADAPTER=dose-7",
+        "OPENBOOK_TUNE__DOCUMENT_PASSES=7",
+        "OPENBOOK_TUNE__CLOSED_BOOK_PASSES=7",
+        "OPENBOOK_TUNE__SYNTHESIS__PARAPHRASES=7",
+        "OPENBOOK_TUNE__SYNTHESIS__QUESTIONS=7",
+        "OPENBOOK_TUNE__SYNTHESIS__STATEMENTS=7",
+    }
+
+
+def test_the_benchmark_says_so_and_leaves_the_workspace_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "openbook.toml").write_text(
+        '[tune.synthesis]\nurl = "http://localhost/v1"\nmodel = "writer"\n'
+    )
+    monkeypatch.setattr(sys, "argv", ["dose.py", str(tmp_path), "--doses", "4", "21"])
+    with pytest.raises(SystemExit, match="2"):
+        dose.main()
+    assert "21 cannot be trained: tune.synthesis.paraphrases" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["openbook.toml"]
