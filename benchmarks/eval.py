@@ -3,7 +3,7 @@
     python -m venv peers   # once, by hand: these packages are not openbook's
     peers/bin/pip install torch==2.13.0 VERSIONS
     python benchmarks/eval.py --peers peers/bin/python [--workspace FOLDER] [--questions 263] [--repeats 1]
-                              [--dtype float32] [--data ../shared/data/squad-xquad-en] [--out FILE]
+                              [--dtype float32] [--data ../shared/data/squad-xquad-en] [--base MODEL] [--out FILE]
 
 VERSIONS: langchain-community==0.3.30 langchain-huggingface==0.3.1 lm-eval==0.4.13 and openbook's own numpy,
 transformers, peft, sentence-transformers and faiss-cpu. Without `--peers` this interpreter is taken: if it lacks
@@ -39,7 +39,7 @@ from typing import Any
 from equality import POINT, TIE, f1_difference, gap, key
 from evaluating import ROUTES, answer_and_score, note
 from naive_eval import PLAIN, TOLD
-from serving import RESULTS, Task, make_workspace
+from serving import RESULTS, Task, add_workspace_arguments, open_workspace
 
 BAR = 6.0
 """How many times as fast as plain `generate` an evaluation is to be, over the four routes."""
@@ -49,8 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/squad-xquad-en"))
-    parser.add_argument("--workspace", type=Path)
+    add_workspace_arguments(parser)
     parser.add_argument(
         "--peers", type=Path, default=Path(sys.executable), help="the interpreter with the peers"
     )
@@ -61,13 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "eval.json")
     arguments = parser.parse_args()
-    workspace = arguments.workspace or RESULTS / "workspace"
-    if arguments.workspace is None:
-        if not (arguments.data / "documents.jsonl").is_file():
-            print(f"{arguments.data} has no documents.jsonl; name the folder with --data. Skipped.")
-            return
-        make_workspace(arguments.data.resolve(), "bundled:smollm2-135m-instruct", "auto", workspace)
-    sys.exit(compare(workspace, arguments))
+    sys.exit(compare(open_workspace(arguments), arguments))
 
 
 def compare(workspace: Path, arguments: argparse.Namespace) -> int:

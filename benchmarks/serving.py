@@ -1,6 +1,6 @@
 """What the benchmarks of the service share: a workspace with adapters, its questions, servers, and kept results.
 
-Imported by `serve.py` and `equality.py`; run by itself it does nothing.
+Imported by `serve.py`, `equality.py` and `eval.py`; run by itself it does nothing.
 """
 
 from __future__ import annotations
