@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from eval.attribution import Outcome
 from eval.config import EvalConfig, Prices
 from eval.cost_plots import break_even_plot, volume_plot
 from eval.costs import Usage, break_even_questions, costs
-from eval.drawing import WIDTH, Scale, linear, logarithmic, spread, width_of
+from eval.drawing import WIDTH, width_of
 from eval.plots import (
     Figure,
     Interval,
@@ -249,66 +246,3 @@ def test_names_from_outside_are_escaped() -> None:
     written = forest("f", "t", [Interval(name, "", 0.1, 0.0, 0.2)], "f1")
     assert "<script" not in written
     assert name in [text.text for text in fromstring(written).iter(f"{SVG}text")]
-
-
-@pytest.mark.parametrize(
-    "scale",
-    [
-        *(
-            linear(values, 0, 100)
-            for values in ([0.0], [-0.013, 0.02], [0.0, 1.0], [3.0, 97_000.0], [-5.0, -4.0])
-        ),
-        *(logarithmic(values, 0, 100) for values in ([0.01, 0.012], [1.0, 1e6], [5.0], [1e-9, 1e9])),
-    ],
-)
-def test_ticks_are_few_ascending_and_inside(scale: Scale) -> None:
-    ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 8
-    assert list(ticks) == sorted(set(ticks))
-    assert all(-0.1 <= scale(tick) <= 100.1 for tick in ticks)
-
-
-def test_logarithmic_scale_gives_equal_ratios_equal_room() -> None:
-    scale = Scale(1, 10_000, 0, 100, logarithmic=True)
-    assert [scale(v) for v in (1, 10, 100, 1000, 10_000)] == [0, 25, 50, 75, 100]
-
-
-@pytest.mark.parametrize("places", [[5, 5, 5], [0, 100, 50], [99, 98, 97], []])
-def test_labels_are_spread_apart_and_stay_inside(places: Sequence[float]) -> None:
-    moved = spread(places, 10, 0, 100)
-    assert all(b - a >= 10 - 1e-9 for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False))
-    assert all(0 <= place <= 100 for place in moved)
-    order = sorted(range(len(places)), key=places.__getitem__)
-    assert [moved[index] for index in order] == sorted(moved)
-
-
-STYLE = (Path(__file__).parents[1] / "eval" / "templates" / "report.css").read_text()
-PAIRS = {
-    name: pair
-    for name, *pair in re.findall(r"([\w-]+)(?:: | \{ fill: )light-dark\((#\w{6}), (#\w{6})\)", STYLE)
-}
-OUTCOMES = [kind.value for kind in Outcome]
-
-
-@pytest.mark.parametrize("theme", [0, 1])
-def test_colours_of_words_and_marks_can_be_told_from_what_is_behind_them(theme: int) -> None:
-    behind = {name: PAIRS[f"--{name}"][theme] for name in ("paper", "panel")}
-    for name in ("ink", "soft", "accent", "right", "wrong", *(f"s{n}" for n in range(8))):
-        assert contrast(PAIRS[f"--{name}"][theme], behind["paper"]) >= 4.5, name
-    for name in ("ink", "soft", "right"):
-        assert contrast(PAIRS[f"--{name}"][theme], behind["panel"]) >= 4.5, name
-    for name in OUTCOMES:
-        assert contrast(PAIRS[name][theme], behind["paper"]) >= 3, name
-        assert contrast(PAIRS[name][theme], PAIRS["on-piece"][theme]) >= 4.5, name
-
-
-def contrast(one: str, other: str) -> float:
-    """As WCAG 2 defines it."""
-    low, high = sorted(map(luminance, (one, other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    r, g, b = (part / 12.92 if part <= 0.04045 else math.pow((part + 0.055) / 1.055, 2.4) for part in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
