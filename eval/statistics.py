@@ -91,7 +91,7 @@ def contrasts(
             difference=estimate,
             p=p,
             p_holm=p_holm,
-            mde=minimum_detectable_effect(estimate.standard_error, estimate.clusters, alpha),
+            mde=minimum_detectable_effect(_error_with_unseen(estimate, alpha), estimate.clusters, alpha),
             verdict=contrast_verdict(estimate, p_holm, margin),
             non_inferior=estimate.low > -margin,
             more_questions=more_questions(estimate, margin, alpha),
@@ -314,8 +314,19 @@ def _standard_error(sums: Floats, sizes: Floats) -> float:
 
 def _estimate_without_variation(mean: float, n: int, clusters: int, alpha: float, bounds: Bounds) -> Estimate:
     low, high = interval_without_variation(mean, clusters, alpha, bounds)
-    error = (high - low) / 2 / float(stats.norm.ppf(1 - alpha / 2))
-    return Estimate(mean, low, high, error, n, clusters, hardly_any_differ=True)
+    return Estimate(mean, low, high, _error_of(low, high, alpha), n, clusters, hardly_any_differ=True)
+
+
+def _error_with_unseen(difference: Estimate, alpha: float) -> float:
+    """The standard error, or that of the interval where few clusters differ: it allows for those unseen."""
+    if not difference.hardly_any_differ:
+        return difference.standard_error
+    return max(difference.standard_error, _error_of(difference.low, difference.high, alpha))
+
+
+def _error_of(low: float, high: float, alpha: float) -> float:
+    """The standard error that a normal interval of this width would have."""
+    return (high - low) / 2 / float(stats.norm.ppf(1 - alpha / 2))
 
 
 def _finite(bounds: Bounds, values: Floats) -> Bounds:

@@ -235,6 +235,14 @@ def test_where_next_to_nothing_differs_so_many_more_questions_are_enough(one_dif
     assert (enough.verdict, enough.more_questions) == ("equivalent", 0)
 
 
+def test_no_smaller_difference_is_called_detectable_because_one_document_differs() -> None:
+    scores = {"a": np.zeros(24), "b": np.zeros(24), "c": np.zeros(24)}
+    scores["a"][0] = 0.1
+    labels = [str(n // 2) for n in range(24)]
+    one, none = contrasts(scores, labels, [("a", "b"), ("c", "b")], 0.03, 1000, generator())
+    assert one.mde >= 0.99 * none.mde > 0.3
+
+
 def test_a_few_documents_that_all_differ_have_a_spread_to_go_by() -> None:
     scores = {"a": np.array([0.5, -0.5, 0.5, -0.4]), "b": np.zeros(4)}
     (found,) = contrasts(scores, list("wxyz"), [("a", "b")], 0.03, 1000, generator())
