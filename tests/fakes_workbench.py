@@ -6,17 +6,21 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+from starlette.testclient import TestClient
 
 from indexer.config import IndexConfig, Workspace
 from indexer.parsing import Parser
 from indexer.retriever import Index
 from indexer.sync import sync
 from service.answering import Answerer
-from service.config import RouteConfig, routes_from_config
+from service.app import create_app
+from service.config import RouteConfig, ServeConfig, routes_from_config
 from service.feedback import Feedback
 from service.generation import Generator
 from service.jobs import Command, JobKind, Jobs
+from service.model_thread import ModelThread
 from service.workbench import Workbench
 from tests.fakes import HashEncoder
 from tests.fakes_service import DOCUMENTS
@@ -24,6 +28,7 @@ from tests.tiny import tiny_adapter
 from tuner.base_model import BaseModel
 from tuner.registry import Registry
 
+TOWER = "How high is the tower?"
 CHUNK_TOKENS = 64
 REPORT = {"added": 1, "changed": 0, "removed": 0, "skipped": []}
 QUICK = f"import json, sys; print('evaluating: 3/7', file=sys.stderr); print(json.dumps({REPORT}))"
@@ -68,3 +73,18 @@ def answerer_of(
     return Answerer(
         base, cast("Generator", generator), index, registry, routes_from_config(tables), (), encoder
     )
+
+
+def connect(bench: Workbench, answerer: Answerer, config: ServeConfig) -> TestClient:
+    """A client of the service over the workbench; used in a `with`, the service starts and ends with it."""
+    app = create_app(answerer, ModelThread(answerer.generator), config, bench)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
+
+
+def error_code(client: TestClient, method: str, path: str, **more: Any) -> tuple[int, str]:
+    response = client.request(method, path, **more)
+    return response.status_code, response.json()["error"]["code"]
+
+
+def ask(client: TestClient, route: str = "rag", question: str = TOWER) -> Any:
+    return client.post("/v1/answer", json={"question": question, "route": route}).json()
