@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,18 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.config import RouteConfig, ServeConfig
+from service.config import ServeConfig
 from service.generation import LocalGenerator
 from service.model_thread import ModelThread
 from service.router import Router, TrainedRouter
 from tests.chromium import chromium
+from tests.fakes_page import DESKTOP, PATIENCE_MS, SHOTS, ask, tiny_service, write_evaluation
 from tests.fakes_server import running, serving
 from tests.fakes_service import ScriptedGenerator
 from tests.fakes_workbench import answerer_of, make_workbench
 from tests.tiny import tiny_base
 from tuner.registry import Registry
 
-PATIENCE_MS = 60_000
-SHOTS = os.environ.get("OPENBOOK_SHOTS")
-"""A folder for screenshots, if somebody wants to look at the page."""
-PHONE, DESKTOP = (
-    {"width": 390, "height": 844},
-    {"width": 1280, "height": 900},
-)
 REFUSED = "the server responded with a status of 400"
 """What Chromium itself says about an upload that the service refuses."""
 INERT = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
@@ -42,14 +35,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A service with the tiny model."""
     monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
-    bench = make_workbench(tmp_path)
-    base = tiny_base()
-    tables = {name: RouteConfig(max_new_tokens=12) for name in ("base", "tuned")}
-    tables |= {name: RouteConfig(max_new_tokens=12, k=2) for name in ("rag", "hybrid")}
-    answerer = answerer_of(bench, LocalGenerator(base, Registry(bench.workspace.adapters)), base, tables)
-    with serving(answerer, ModelThread(answerer.generator), ServeConfig(), bench) as url:
+    with tiny_service(tmp_path) as url:
         yield url
 
 
@@ -256,62 +243,6 @@ def test_key_is_asked_for_once_and_kept_for_the_tab(
         context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_every_view_fits_has_labels_and_can_be_read(
-    browser: Any, url: str, tmp_path: Path, scheme: str, size: dict[str, int]
-) -> None:
-    write_evaluation(tmp_path)
-    context = browser.new_context(viewport=size, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(url)
-    ask(page, "How high is the tower?")
-    for view, ready in (
-        ("ask", ".best"),
-        ("documents", "#document-list li"),
-        ("adapters", ".chart svg"),
-        ("evaluations", ".scores table"),
-    ):
-        page.goto(f"{url}#{view}")
-        page.locator(ready).first.wait_for()
-        if SHOTS:
-            page.screenshot(path=f"{SHOTS}/{view}-{size['width']}-{scheme}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert page.evaluate(UNLABELLED) == []
-        assert page.evaluate(FAINT) == []
-    context.close()
-
-
-def ask(page: Any, question: str) -> None:
-    page.get_by_role("textbox", name="Question").fill(question)
-    page.keyboard.press("Enter")
-    page.locator(".best:visible").nth(3).wait_for()
-
-
-def write_evaluation(root: Path) -> None:
-    folder = root / ".openbook" / "data" / "evaluations" / "abc123"
-    folder.mkdir(parents=True)
-    means = {"base": 0.011, "rag": 0.218, "tuned": 0.065, "hybrid": 0.369}
-    routes = {
-        name: {
-            "n": 147,
-            "metrics": {
-                "f1": {"mean": mean, "ci": [mean - 0.079, mean + 0.088]},
-                "exact_match": {"mean": mean * 0.85, "ci": [0.0, 1.0]},
-            },
-            "latency_ms": {"p50": 576.0, "p95": 900.0},
-        }
-        for name, mean in means.items()
-    }
-    verdict = {
-        "recommended": "hybrid",
-        "reason": "hybrid is the best by 0.151 (f1), more than the margin of 0.03.",
-    }
-    (folder / "result.json").write_text(json.dumps({"routes": routes, "verdict": verdict}))
-    (folder / "report.html").write_text("<!doctype html><title>Report</title><p>All of it.</p>")
-
-
 WATCH_ANSWERS = """
 () => {
   window.seen = {};
@@ -325,45 +256,3 @@ WATCH_ANSWERS = """
 }
 """
 """Keeps what each card has shown one after the other."""
-
-UNLABELLED = """
-() => [...document.querySelectorAll("button, input, textarea, a, progress")]
-  .filter((element) => element.checkVisibility())
-  .filter((element) => !(element.getAttribute("aria-label") || element.labels?.length || element.textContent.trim()))
-  .map((element) => element.outerHTML)
-"""
-"""Controls that say nothing about themselves."""
-
-FAINT = """
-() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgba = (colour) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const light = (colour) => {
-    const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = rgba(colour).map((part) => linear(part / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (rgba(colour)[3] === 255) return colour;
-    }
-    return "white";
-  };
-  const faint = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !element.checkVisibility() || element.closest(":disabled, noscript, script")) continue;
-    const [a, b] = [light(getComputedStyle(element).color), light(behind(element))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) faint.push(`${element.tagName} ${element.className}: ${ratio.toFixed(2)}`);
-  }
-  return faint;
-}
-"""
-"""Texts with less contrast than WCAG AA asks for."""
