@@ -58,7 +58,7 @@ def markdown_report(result: EvaluationResult, studies: Sequence[Study] = ()) -> 
                 f"{c.p_holm:.4f}",
                 "-" if c.mde is None else f"{c.mde:.3f}",
                 c.verdict,
-                str(c.more_questions) if c.verdict == "undecided" else "",
+                str(c.more_questions) if c.verdict == "undecided" and c.more_questions else "",
             ]
             for c in result.contrasts
         ],
