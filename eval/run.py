@@ -218,13 +218,15 @@ def _ask(
 ) -> dict[str, list[AnswerRecord]]:
     """Every route's answers in the order of the questions; only those not known are asked for."""
     answers = dict(known)
-    with progress("evaluating", sum(map(len, keyed.values()))) as advance:
+    batches = {name: missing_batches(pairs, known, latency_questions) for name, pairs in keyed.items()}
+    total = sum(map(len, keyed.values()))
+    missing = {name: sum(map(len, cut)) for name, cut in batches.items()}
+    with progress("evaluating", total, done=total - sum(missing.values())) as advance:
         for name, pairs in keyed.items():
-            batches = missing_batches(pairs, known, latency_questions)
-            missing = sum(map(len, batches))
-            log.info("route %s: %d answers known, %d to ask for", name, len(pairs) - missing, missing)
-            advance(len(pairs) - missing, name)
-            for records in _answers(asker, routes[name], batches):
+            log.info(
+                "route %s: %d answers known, %d to ask for", name, len(pairs) - missing[name], missing[name]
+            )
+            for records in _answers(asker, routes[name], batches[name]):
                 _require_same_setup(records, name, asker.setup)
                 answer_log.append(records)
                 answers |= {record.key: record for record in records}

@@ -16,8 +16,13 @@ Advance = Callable[..., None]
 
 
 @contextmanager
-def progress(description: str, total: int, console: Console | None = None) -> Iterator[Advance]:
-    """Show how far work of `total` units has come, on standard error."""
+def progress(
+    description: str, total: int, console: Console | None = None, done: int = 0
+) -> Iterator[Advance]:
+    """Show how far work of `total` units has come, on standard error.
+
+    `done` of them were done in an earlier run, and say nothing of how long the others take.
+    """
     console = console or Console(stderr=True)
     if console.is_terminal:
         with Progress(
@@ -28,7 +33,7 @@ def progress(description: str, total: int, console: Console | None = None) -> It
             TextColumn("{task.fields[note]}"),
             console=console,
         ) as bars:
-            task = bars.add_task(description, total=total, note="")
+            task = bars.add_task(description, total=total, completed=done, note="")
 
             def advance_bar(n: int = 1, note: str = "") -> None:
                 bars.update(task, advance=n)
@@ -39,14 +44,14 @@ def progress(description: str, total: int, console: Console | None = None) -> It
         return
 
     started = last_line = time.monotonic()
-    done = 0
+    before = done
 
     def advance_line(n: int = 1, note: str = "") -> None:
         nonlocal done, last_line
         done += n
         now = time.monotonic()
         if now - last_line >= SECONDS_BETWEEN_LINES and done < total:
-            remaining = (now - started) / max(done, 1) * (total - done)
+            remaining = (now - started) / max(done - before, 1) * (total - done)
             console.print(f"{description}: {done}/{total}, about {remaining:.0f} s left {note}".rstrip())
             last_line = now
 
