@@ -40,7 +40,7 @@ SETTINGS: Mapping[str, str] = {
 document_passes = 4
 cloze_passes = 1
 closed_book_passes = 3
-open_book_passes = 3
+open_book_passes = 2
 """,
     "tofu-authors": """\
 [tune]

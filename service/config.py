@@ -112,7 +112,7 @@ STANDARD_ROUTES: Mapping[str, RouteConfig] = MappingProxyType(
         "base": RouteConfig(examples=3),
         "rag": RouteConfig(retrieve=True, examples=3, k=1),
         "tuned": RouteConfig(adapter="mixed"),
-        "hybrid": RouteConfig(retrieve=True, adapter="mixed"),
+        "hybrid": RouteConfig(retrieve=True, adapter="mixed", k=1),
     }
 )
 """The 2x2 of retrieval and adapter; `tuned` and `hybrid` share one adapter, so factors can be read off."""

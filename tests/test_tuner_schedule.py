@@ -10,7 +10,7 @@ from tuner.schedule import LearningRates
 def rates(schedule, steps=20, warmup=0.2):
     settings = TuneConfig(schedule=schedule, learning_rate=1.0, warmup=warmup)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    learning_rate = LearningRates(optimizer, steps, settings)
+    learning_rate = LearningRates(optimizer, steps, 0, settings)
     return [learning_rate(step) for step in range(steps)]
 
 
@@ -32,3 +32,13 @@ def test_linear_falls_evenly_towards_nothing():
 
 def test_constant_stays():
     assert rates("constant")[4:] == [1.0] * 16
+
+
+def test_reading_has_a_rise_and_fall_of_its_own_at_its_share_of_the_rate():
+    settings = TuneConfig(schedule="linear", learning_rate=1.0, open_book_rate=0.25, warmup=0.2)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    learning_rate = LearningRates(optimizer, 20, 10, settings)
+    assert [learning_rate(step) for step in range(20)] == pytest.approx(rates("linear"))
+    assert [learning_rate(step) for step in range(20, 30)] == pytest.approx(
+        [0.25 * rate for rate in rates("linear", steps=10)]
+    )

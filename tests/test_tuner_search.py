@@ -45,7 +45,8 @@ def test_the_users_own_settings_are_tried_first_and_the_best_are_reported(tmp_pa
         "document_passes": 1,
         "closed_book_passes": 1,
         "open_book_passes": 1,
-        "gold_present": 0.95,
+        "gold_present": SETTINGS.gold_present,
+        "open_book_rate": SETTINGS.open_book_rate,
     }
     assert "[tune]\nlearning_rate = 0.002\nrank = 2" in found.describe()
 

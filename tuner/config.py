@@ -107,11 +107,12 @@ class TuneConfig(BaseModel):
     """Times that every chunk is asked for by its title and heading."""
     pattern_passes: int = Field(default=0, ge=0)
     """Times that questions made from simple sentences are asked, forward ("Who is A?") and in reverse ("Who is B?")."""
-    closed_book_passes: int = Field(default=4, ge=0)
-    """Times that every train question is asked without passages."""
-    open_book_passes: int = Field(default=2, ge=0)
+    closed_book_passes: int = Field(default=2, ge=0)
+    """Times that every train question is asked without passages; the mixed recipe asks once more among the open-book
+    rows."""
+    open_book_passes: int = Field(default=1, ge=0)
     """Times that every train question is asked with retrieved passages, drawn anew each time."""
-    gold_present: float = Field(default=0.95, ge=0.0, le=1.0)
+    gold_present: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of open-book rows that show the passage with the answer."""
     abstention_share: float = Field(default=0.1, ge=0.0, le=0.5)
     """Most that questions without an answer may be of the open-book rows."""
@@ -120,7 +121,7 @@ class TuneConfig(BaseModel):
     less is forgotten."""
     replay_share: float = Field(default=0.1, ge=0.0, le=0.9)
     """Share of the rows that are such texts, if there are enough of them."""
-    contexts: int = Field(default=3, ge=1, le=10)
+    contexts: int = Field(default=1, ge=1, le=10)
     """An open-book row shows one to this many passages."""
 
     method: Method = Method.LORA
@@ -138,6 +139,8 @@ class TuneConfig(BaseModel):
     """Of prompt tuning, p-tuning and prefix tuning: learned tokens before every prompt."""
     learning_rate: float = Field(default_factory=_usual_rate, gt=0)
     """At its peak, after the warm-up. The default is that of `lora`; other methods have their own."""
+    open_book_rate: float = Field(default=0.1, gt=0, le=10)
+    """Learning rate of the open-book rows, which come after all others, as a share of `learning_rate`."""
     schedule: Schedule = Schedule.COSINE
     """How the learning rate falls after the warm-up: along a `cosine` to a tenth, `linear` to nothing, or not at all
     (`constant`)."""
@@ -151,10 +154,10 @@ class TuneConfig(BaseModel):
     """Padded tokens in a batch, shared by all processes; bounds memory."""
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and compute it again: less memory, about a third more time."""
-    dev_contexts: tuple[Annotated[int, Field(ge=0, le=20)], ...] = Field(default=(0, 2), min_length=1)
+    dev_contexts: tuple[Annotated[int, Field(ge=0, le=20)], ...] = Field(default=(0, 1), min_length=1)
     """Passages shown when the dev questions are scored; 0 is closed book. The best mean score is kept."""
     dev_checks: int = Field(default=2, ge=1)
-    """Times that the dev questions are scored, evenly spread over the steps."""
+    """Times that the dev questions are scored, evenly spread over the steps on open-book rows, if there are any."""
     general: Path | None = None
     """General multiple-choice questions, of which an adapter may lose 2 points at most to be promoted: `bundled`, or a
     `.jsonl` as `openbook eval forgetting` reads, relative to openbook.toml."""

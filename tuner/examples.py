@@ -24,6 +24,7 @@ class RowKind(StrEnum):
     CLOZE = "cloze"
     PATTERN = "pattern"
     CLOSED_BOOK = "closed-book"
+    REFRESHER = "refresher"
     OPEN_BOOK = "open-book"
     ABSTENTION = "abstention"
     REPLAY = "replay"
@@ -121,9 +122,9 @@ class RowBuilder:
             rows += [self._cloze_row(passage.title, cloze) for cloze in chosen]
         return rows
 
-    def closed_book_rows(self) -> list[Row]:
-        """Train questions without any context."""
-        return [self._answer_row(RowKind.CLOSED_BOOK, q.text, (), q.answers[0]) for q in self.answerable]
+    def closed_book_rows(self, kind: RowKind = RowKind.CLOSED_BOOK) -> list[Row]:
+        """Train questions without any context; as REFRESHER they are asked among the open-book rows."""
+        return [self._answer_row(kind, q.text, (), q.answers[0]) for q in self.answerable]
 
     def open_book_rows(self, randomness: random.Random) -> list[Row]:
         """Train questions with retrieved passages, and a share of questions that the passages do not answer.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tuner.batches import Plan
 from tuner.config import TuneConfig
-from tuner.examples import Row, RowBuilder
+from tuner.examples import Row, RowBuilder, RowKind
 
 
 class RecipeError(ValueError):
@@ -34,6 +34,9 @@ def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] 
     if settings.recipe != "closed-book":
         for _ in range(settings.open_book_passes):
             rows += builder.open_book_rows(randomness)
+    if settings.recipe == "mixed" and settings.closed_book_passes and settings.open_book_passes:
+        # Reading comes last, and what is not asked meanwhile is soon forgotten.
+        rows += builder.closed_book_rows(RowKind.REFRESHER)
     if not rows:
         raise RecipeError("every pass of the recipe is 0: there is nothing to train on; raise one in [tune]")
     if replay:

@@ -131,6 +131,8 @@ def _suggest(trial: Trial, settings: TuneConfig) -> TuneConfig:
     if settings.recipe != "closed-book":
         drawn["open_book_passes"] = trial.suggest_int("open_book_passes", 1, 4)
         drawn["gold_present"] = trial.suggest_float("gold_present", 0.6, 1.0)
+    if settings.recipe == "mixed":
+        drawn["open_book_rate"] = trial.suggest_float("open_book_rate", 0.05, 1.0, log=True)
     return settings.model_copy(update=drawn)
 
 
@@ -143,6 +145,7 @@ def _given(settings: TuneConfig) -> dict[str, Any]:
         "closed_book_passes",
         "open_book_passes",
         "gold_present",
+        "open_book_rate",
     )
     return {key: getattr(settings, key) for key in keys}
 

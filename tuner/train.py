@@ -123,7 +123,9 @@ class _Run:
         )
         self.decoding_attention = base.model.config._attn_implementation
         has_plain_head(base.model)  # remembered: asked within a step, it would draw from that step's dropout
-        self.learning_rate = LearningRates(self.optimizer, len(plan.batches), settings)
+        self.learning_rate = LearningRates(
+            self.optimizer, len(plan.batches) - plan.reading, plan.reading, settings
+        )
         shaping = settings.model_dump(mode="json", exclude={"general", "track"})
         self.identity = hash_json([plan.identity, shaping, base.hash, str(base.dtype)])
         self.state = Checkpoint(self.identity)
@@ -134,18 +136,15 @@ class _Run:
     def go(self, track: Log) -> None:
         """Every step and dev check that the state has not seen yet."""
         total, state = len(self.plan.batches), self.state
-        checks = {
-            max(1, round(total * (i + 1) / self.settings.dev_checks)) for i in range(self.settings.dev_checks)
-        }
+        checks = self._checks()
         last_saved = time.monotonic()
         keep_freed_memory()
         console = None if self.group.leads else Console(quiet=True)
         try:
             with (
                 interrupt_between_steps() as interrupted,
-                progress("training", self.plan.tokens, console) as advance,
+                progress("training", self.plan.tokens, console, self._tokens_done()) as advance,
             ):
-                advance(sum(map(count_tokens, self.plan.batches[: state.step])))
                 while True:
                     if state.step in checks and not self._is_checked():
                         track(state.step, {f"dev_{name}": value for name, value in self._check().items()})
@@ -217,6 +216,15 @@ class _Run:
     def _seed(self) -> int:
         """Of what is drawn in this step and process."""
         return random.Random(f"{self.settings.seed} {self.state.step} {self.group.rank}").getrandbits(63)
+
+    def _tokens_done(self) -> int:
+        return sum(map(count_tokens, self.plan.batches[: self.state.step]))
+
+    def _checks(self) -> set[int]:
+        """After which steps to score: spread over those on reading if there are any, as nothing reads before them."""
+        total, count = len(self.plan.batches), self.settings.dev_checks
+        span = self.plan.reading or total
+        return {total - span + max(1, round(span * (i + 1) / count)) for i in range(count)}
 
     def _is_checked(self) -> bool:
         return bool(self.state.history) and self.state.history[-1].step == self.state.step
