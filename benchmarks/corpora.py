@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, str] = {
 [tune]
 document_passes = 4
 cloze_passes = 1
-closed_book_passes = 3
+closed_book_passes = 4
 open_book_passes = 2
 """,
     "tofu-authors": """\

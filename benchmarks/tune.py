@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def make_rows(arguments: argparse.Namespace) -> dict[str, list[list[list[int]]]]:
-    """Rows of the default recipe on the sample corpus, as [prompt, completion]: to train on and held out."""
+    """Rows of the mixed recipe on the sample corpus, as [prompt, completion]: to train on and held out."""
     import random
 
     from indexer.config import Workspace

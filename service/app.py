@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
-from indexer.database import IndexDamaged, IndexMissing
+from indexer.database import IndexDamaged, IndexMissing, IndexUnwritable
 from service.access import AccessLog
 from service.admin import adapters_router, feedback_router, jobs_router
 from service.answering import Answerer
@@ -152,6 +152,6 @@ async def _follow_index(bench: Workbench) -> None:
             followed = await run_in_threadpool(bench.follow_index, followed)
         except (IndexMissing, IndexDamaged):
             followed = None  # whoever asks something of the index is told
-        except sqlite3.Error as error:
+        except (IndexUnwritable, sqlite3.Error) as error:
             log.warning("feedback cannot follow the index: %s", error)
         await asyncio.sleep(WATCH_SECONDS)

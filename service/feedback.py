@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,13 +144,10 @@ class Feedback:
             for statement in _FORGET:
                 self._connection.execute(statement, (document_id,) if "?" in statement else ())
 
-    def forget_all_but(self, document_ids: Collection[str]) -> None:
-        """Drop every answer that was shown a passage of any other document."""
+    def quoted(self) -> set[str]:
+        """The documents of which a passage was shown to an answer that is kept."""
         with self._lock:
-            quoted = self._connection.execute(_QUOTED).fetchall()
-        for (document_id,) in quoted:
-            if document_id not in document_ids:
-                self.forget_document(document_id)
+            return {document_id for (document_id,) in self._connection.execute(_QUOTED)}
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

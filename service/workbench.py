@@ -49,9 +49,11 @@ class Workbench:
 
         There is nothing to do while that is what it was last time, `followed`. Raises IndexMissing, IndexDamaged.
         """
+        quoted = self.feedback.quoted()  # first, lest what is indexed and rated meanwhile is taken for gone
         with closing(Snapshot(self.workspace.database)) as snapshot:
             if snapshot.meta.corpus_hash != followed:
-                self.feedback.forget_all_but(snapshot.content_hashes())
+                for document_id in quoted - snapshot.content_hashes().keys():
+                    self.feedback.forget_document(document_id)
             return snapshot.meta.corpus_hash
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def service(workspace):
 def test_adapter_has_its_manifest_and_is_not_trained_twice(workspace):
     (adapter,) = json.loads(openbook(workspace, "adapters", "list", "--json").stdout)
     assert adapter["adapter"] == "mixed@1"
-    assert set(adapter["dev_scores"]) == {"closed_book", "open_book_2", "score"}
+    assert set(adapter["dev_scores"]) == {"closed_book", "open_book_1", "score"}
     assert "already trained" in openbook(workspace, "tune").stdout
     folder = workspace / ".openbook" / "data" / "adapters" / "mixed" / "1"
     assert {p.name for p in folder.iterdir()} >= {

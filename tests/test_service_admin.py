@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from indexer.database import IndexUnwritable
 from indexer.sync import sync
 from service.answering import Answerer
 from service.config import RouteConfig, ServeConfig
@@ -209,6 +210,27 @@ def test_feedback_follows_documents_that_went_before_the_service_started(
     sync(bench.workspace, bench.documents, HashEncoder(), CHUNK_TOKENS)
     with connect(bench, answerer, ServeConfig()):
         until(lambda: not list(bench.feedback.pairs()))
+
+
+def test_feedback_follows_again_after_an_index_that_could_not_be_read(
+    bench: Workbench, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow, failures = Workbench.follow_index, [IndexUnwritable("disk I/O error")]
+
+    def follow_or_fail(bench: Workbench, followed: str | None = None) -> str:
+        if failures:
+            raise failures.pop()
+        return follow(bench, followed)
+
+    monkeypatch.setattr(Workbench, "follow_index", follow_or_fail)
+    monkeypatch.setattr("service.app.WATCH_SECONDS", 0.05)
+    answers = answerer.answer_many([(TOWER, answerer.route(name)) for name in ("rag", "base")])
+    bench.feedback.prefer(answers[0], replace(answers[1], answer="blue"))
+    (bench.documents / "folder" / "tower.md").unlink()
+    sync(bench.workspace, bench.documents, HashEncoder(), CHUNK_TOKENS)
+    with connect(bench, answerer, ServeConfig()):
+        until(lambda: not list(bench.feedback.pairs()))
+    assert not failures
 
 
 def test_readers_look_and_rate_and_only_admins_change_things(

@@ -107,11 +107,13 @@ def test_deleted_document_is_not_in_the_feedback_any_more(feedback: Feedback, tm
     assert b"88 metres" not in (tmp_path / "feedback.sqlite").read_bytes()
 
 
-def test_feedback_keeps_to_the_documents_that_there_are(feedback: Feedback) -> None:
+def test_feedback_knows_which_documents_it_quotes(feedback: Feedback) -> None:
     feedback.prefer(answer("88", TOWER), answer("9"))
     feedback.prefer(answer("10", BELL), answer("11", TOWER, BELL))
     feedback.prefer(answer("12", BELL), answer("13"))
-    feedback.forget_all_but({"bell.md", "harbour.md"})
+    assert feedback.quoted() == {"tower.md", "bell.md"}
+    feedback.forget_document("tower.md")
+    assert feedback.quoted() == {"bell.md"}
     assert [chosen for _, chosen, _ in exported(feedback)] == ["12"]
 
 

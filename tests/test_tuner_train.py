@@ -119,12 +119,32 @@ def test_rows_that_teach_reading_come_last_and_are_counted():
     assert plan_batches(rows(), SETTINGS).reading == 0
 
 
+def test_general_texts_are_read_with_the_passages_if_there_are_no_facts_to_learn():
+    made = [
+        *(replace(row, kind=RowKind.OPEN_BOOK) for row in rows()),
+        *(replace(row, kind=RowKind.REPLAY) for row in rows()),
+    ]
+    plan = plan_batches(made, SETTINGS)
+    assert plan.reading == len(plan.batches)
+    assert plan_batches([*made, *rows()], SETTINGS).reading < len(plan.batches)
+
+
 def test_dev_is_scored_only_once_reading_has_begun(tmp_path):
     made = [*rows(100), *(replace(row, kind=RowKind.OPEN_BOOK) for row in rows(100))]
     plan = plan_batches(made, SETTINGS)
     trained = train(tiny_base(), plan, SETTINGS, Improving(), CheckpointStore(tmp_path / "c"))
     begin, end = len(plan.batches) - plan.reading, len(plan.batches)
     assert [check.step for check in trained.history] == [begin + round(plan.reading / 2), end]
+
+
+def test_the_loss_of_a_check_is_that_of_the_steps_since_the_one_before(tmp_path, monkeypatch):
+    losses = iter(range(1000))
+    monkeypatch.setattr(training._Run, "_gradient", lambda run, _: (run.master * 0, float(next(losses))))
+    made = [*rows(100), *(replace(row, kind=RowKind.OPEN_BOOK) for row in rows(100))]
+    plan = plan_batches(made, SETTINGS)
+    trained = train(tiny_base(), plan, SETTINGS, Improving(), CheckpointStore(tmp_path / "c"))
+    begin, middle, end = len(plan.batches) - plan.reading, *(check.step for check in trained.history)
+    assert [check.loss for check in trained.history] == [(begin + middle - 1) / 2, (middle + end - 1) / 2]
 
 
 def test_training_lowers_the_loss_and_leaves_the_base_model_as_it_was(tmp_path):

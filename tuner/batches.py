@@ -39,9 +39,11 @@ def plan_batches(rows: Sequence[Row], settings: TuneConfig) -> Plan:
     Facts want large steps and many of them; answering from a passage is a small turn of what the model can do
     already, which large steps ruin.
     """
-    reading = _batches([row for row in rows if row.kind in _READING], settings)
-    facts = _batches([row for row in rows if row.kind not in _READING], settings)
-    return Plan([*facts, *reading], len(reading))
+    facts = [row for row in rows if row.kind not in _READING]
+    if all(row.kind is RowKind.REPLAY for row in facts):  # general texts belong to whatever is learned
+        facts = []
+    reading = _batches([row for row in rows if row.kind in _READING or not facts], settings)
+    return Plan([*_batches(facts, settings), *reading], len(reading))
 
 
 def _batches(rows: Sequence[Row], settings: TuneConfig) -> list[list[Row]]:

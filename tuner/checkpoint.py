@@ -22,7 +22,7 @@ log = logging.getLogger("openbook.tuner")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One dev check: mean training loss since the last one, and the scores."""
+    """One dev check: mean training loss since the last one (the first: since dev is checked at all), and the scores."""
 
     step: int
     tokens: int

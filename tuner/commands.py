@@ -257,3 +257,4 @@ def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | Non
                 f"again, or use it all the same with `openbook adapters promote {adapter.key}`"
             )
     registry.promote(adapter.name, adapter.version)
+    say(f"adapter {adapter.key} is promoted: routes that name {adapter.name!r} use it from now on")

@@ -107,11 +107,11 @@ class TuneConfig(BaseModel):
     """Times that every chunk is asked for by its title and heading."""
     pattern_passes: int = Field(default=0, ge=0)
     """Times that questions made from simple sentences are asked, forward ("Who is A?") and in reverse ("Who is B?")."""
-    closed_book_passes: int = Field(default=2, ge=0)
-    """Times that every train question is asked without passages; the mixed recipe asks once more among the open-book
-    rows."""
+    closed_book_passes: int = Field(default=3, ge=0)
+    """Times that every train question is asked without passages; in the mixed recipe once of these among the
+    open-book rows."""
     open_book_passes: int = Field(default=1, ge=0)
-    """Times that every train question is asked with retrieved passages, drawn anew each time."""
+    """Times that every train question is asked with passages; distractors, if any, are drawn anew each time."""
     gold_present: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of open-book rows that show the passage with the answer."""
     abstention_share: float = Field(default=0.1, ge=0.0, le=0.5)
@@ -145,7 +145,7 @@ class TuneConfig(BaseModel):
     """How the learning rate falls after the warm-up: along a `cosine` to a tenth, `linear` to nothing, or not at all
     (`constant`)."""
     warmup: float = Field(default=0.1, ge=0, le=1)
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps in which the learning rate rises, of those on facts and of those on reading alike."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of AdamW."""
     clip_norm: float = Field(default=1.0, gt=0)

@@ -14,6 +14,7 @@ from tuner.config import TuneConfig
 from tuner.prompt import ABSTENTION, Context, build_prompt
 
 _MOST_REPLAY_TOKENS = 256
+_DISTRACTORS = 4
 
 
 class RowKind(StrEnum):
@@ -82,8 +83,9 @@ class RowBuilder:
         self.randomness = random.Random(settings.seed)
         self.answerable = [q for q in questions if q.answerable]
         self.unanswerable = [q for q in questions if not q.answerable]
-        # Distractors beyond the usual context count, so that a gold passage left out can be replaced.
-        found = search([q.text for q in [*self.answerable, *self.unanswerable]], 2 * settings.contexts)
+        # Distractors beyond the usual context count, so that gold passages left out can be replaced.
+        most = settings.contexts + _DISTRACTORS
+        found = search([q.text for q in [*self.answerable, *self.unanswerable]], most)
         self.retrieved = {
             q.id: hits for q, hits in zip([*self.answerable, *self.unanswerable], found, strict=True)
         }
@@ -129,9 +131,9 @@ class RowBuilder:
     def open_book_rows(self, randomness: random.Random) -> list[Row]:
         """Train questions with retrieved passages, and a share of questions that the passages do not answer.
 
-        As in RAFT (Zhang et al. 2024, arXiv:2403.10131) the gold passage is left out of some rows while the
-        answer stays. Only unanswerable questions end in abstention, and not too many of them: a small model
-        that often sees abstention where retrieval failed soon abstains from everything.
+        As in RAFT (Zhang et al. 2024, arXiv:2403.10131) the gold passage can be left out of some rows while the
+        answer stays (`gold_present`). Only unanswerable questions end in abstention, and not too many of them: a
+        small model that often sees abstention where retrieval failed soon abstains from everything.
         """
         rows = [
             self._answer_row(

@@ -43,7 +43,8 @@ class Probe:
 def probe(base: BaseModel, plan: Plan, settings: TuneConfig) -> Probe:
     """Train on the largest batch and some spread over the plan, and throw the result away."""
     largest = max(plan.batches, key=lambda batch: len(batch) * max(map(len, batch)))
-    spread = plan.batches[:: max(1, len(plan.batches) // (_STEPS - 1))][: _STEPS - 1]
+    last, few = len(plan.batches) - 1, min(_STEPS - 1, len(plan.batches))
+    spread = [plan.batches[round(i * last / max(few - 1, 1))] for i in range(few)]
     tried = Plan([largest, *spread])
     with tempfile.TemporaryDirectory() as folder:
         once = settings.model_copy(update={"dev_checks": 1, "track": Tracker.NONE})

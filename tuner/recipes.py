@@ -20,6 +20,10 @@ def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] 
     """All rows of a run: every pass of every kind, as the recipe asks, and general texts of `replay` among them."""
     randomness = builder.randomness
     rows: list[Row] = []
+    # Reading comes last, and what is not asked meanwhile is soon forgotten.
+    refreshed = (
+        settings.recipe == "mixed" and settings.closed_book_passes > 0 and settings.open_book_passes > 0
+    )
     if settings.recipe != "open-book":
         for _ in range(settings.document_passes):
             rows += builder.document_rows(randomness)
@@ -29,13 +33,12 @@ def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] 
             rows += builder.section_rows()
         for _ in range(settings.pattern_passes):
             rows += builder.pattern_rows()
-        for _ in range(settings.closed_book_passes):
+        for _ in range(settings.closed_book_passes - refreshed):
             rows += builder.closed_book_rows()
     if settings.recipe != "closed-book":
         for _ in range(settings.open_book_passes):
             rows += builder.open_book_rows(randomness)
-    if settings.recipe == "mixed" and settings.closed_book_passes and settings.open_book_passes:
-        # Reading comes last, and what is not asked meanwhile is soon forgotten.
+    if refreshed:
         rows += builder.closed_book_rows(RowKind.REFRESHER)
     if not rows:
         raise RecipeError("every pass of the recipe is 0: there is nothing to train on; raise one in [tune]")

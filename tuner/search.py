@@ -158,7 +158,8 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> st
     """Trials are comparable only over the same model, chunks, questions, method and kind of recipe."""
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
-    fixed = settings.model_dump(mode="json", exclude={*_given(settings), "track"})
+    drawn = set(_given(settings)) - ({"open_book_rate"} if settings.recipe != "mixed" else set())
+    fixed = settings.model_dump(mode="json", exclude={*drawn, "track"})
     given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
     return hash_json([base.hash, str(base.dtype), *given])
 

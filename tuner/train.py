@@ -183,8 +183,8 @@ class _Run:
         gradient, value = self._gradient(batch)
         if not math.isfinite(value):
             raise TrainingDivergedError(
-                f"the loss became {value} at step {self.state.step}; lower tune.learning_rate "
-                f"(now {self.settings.learning_rate})"
+                f"the loss became {value} at step {self.state.step}, where the learning rate was {rate:.2g}; "
+                f"lower tune.learning_rate (now {self.settings.learning_rate})"
             )
         self.master.grad = gradient
         nn.utils.clip_grad_norm_([self.master], self.settings.clip_norm)
@@ -222,9 +222,11 @@ class _Run:
 
     def _checks(self) -> set[int]:
         """After which steps to score: spread over those on reading if there are any, as nothing reads before them."""
-        total, count = len(self.plan.batches), self.settings.dev_checks
-        span = self.plan.reading or total
-        return {total - span + max(1, round(span * (i + 1) / count)) for i in range(count)}
+        start, total, count = self._first_checked(), len(self.plan.batches), self.settings.dev_checks
+        return {start + max(1, round((total - start) * (i + 1) / count)) for i in range(count)}
+
+    def _first_checked(self) -> int:
+        return len(self.plan.batches) - self.plan.reading if self.plan.reading else 0
 
     def _is_checked(self) -> bool:
         return bool(self.state.history) and self.state.history[-1].step == self.state.step
@@ -233,9 +235,7 @@ class _Run:
         """Score on dev, keep the weights if they are the best so far, stop when patience runs out."""
         state = self.state
         scores = self._score()
-        recent = state.losses[
-            len(state.losses) - max(1, len(self.plan.batches) // self.settings.dev_checks) :
-        ]
+        recent = state.losses[state.history[-1].step if state.history else self._first_checked() :]
         state.history.append(History(state.step, state.tokens, sum(recent) / len(recent), scores))
         if not state.best_scores or scores["score"] > state.best_scores["score"]:
             state.best_scores, state.best, state.checks_without_gain = scores, self.master.detach().clone(), 0
