@@ -57,7 +57,7 @@ def test_answer_carries_everything_about_itself(client: TestClient, generator: S
     assert body["route"] == "hybrid"
     assert (body["base_model"], body["adapter"], body["generation"]) == ("tiny", "mixed@1", 7)
     assert [citation["document_id"] for citation in body["citations"]] == ["folder/tower.md"]
-    assert len(body["contexts"]) == 3
+    assert len(body["contexts"]) == 1
     assert set(body["timings_ms"]) == {"queue", "retrieve", "generate", "total"}
     assert body["timings_ms"]["total"] >= body["timings_ms"]["generate"]
 

@@ -86,7 +86,7 @@ def test_a_request_holds_its_retrieval_and_its_generation(
         "gen_ai.operation.name": "retrieval",
         "gen_ai.provider.name": "openbook",
         "gen_ai.data_source.id": "index",
-        "gen_ai.request.top_k": 3.0,
+        "gen_ai.request.top_k": 1.0,
         "openbook.route": "hybrid",
         "openbook.queries": 1,
         "openbook.passages": 3,
