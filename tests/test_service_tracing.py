@@ -89,7 +89,7 @@ def test_a_request_holds_its_retrieval_and_its_generation(
         "gen_ai.request.top_k": 1.0,
         "openbook.route": "hybrid",
         "openbook.queries": 1,
-        "openbook.passages": 3,
+        "openbook.passages": 1,
         "openbook.index.generation": 7,
     }
     timed = {"openbook.queue_ms", "openbook.first_token_ms"}
