@@ -16,7 +16,6 @@ from eval.run import Extras, evaluate
 from indexer.corpus import Question, Split
 from service.answering import Answer
 from service.routes import Route
-from tests.chromium import chromium
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_context, make_questions, right_answer
 
 PAYLOAD = "=1+1 <img src=x onerror=\"document.title = 'owned'\"><script>document.title = 'owned'</script>"
@@ -45,12 +44,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = EvalConfig(resamples=1000, latency_questions=1)
     evaluate(Routes(say), [*make_questions(24), hostile], ROUTES, folder, settings, Extras(RETRIEVAL))
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture

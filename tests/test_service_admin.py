@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,31 +33,7 @@ from tests.fakes_workbench import (
 from tests.tiny import tiny_base
 from tuner.registry import Registry
 
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return make_workbench(tmp_path)
-
-
-@pytest.fixture
-def generator() -> ScriptedGenerator:
-    return ScriptedGenerator()
-
-
-@pytest.fixture
-def answerer(bench: Workbench, generator: ScriptedGenerator) -> Answerer:
-    return answerer_of(bench, generator, tiny_base(), {"rag": RouteConfig(k=3)})
-
-
-@pytest.fixture
-def client(bench: Workbench, answerer: Answerer) -> Iterator[TestClient]:
-    with connect(bench, answerer, ServeConfig(max_body_bytes=20_000, max_upload_bytes=200_000)) as client:
-        yield client
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def test_adapters_show_which_one_routes_use_and_promotion_changes_the_next_answer(client: TestClient) -> None:

@@ -21,9 +21,7 @@ TOWER = "How high is the tower?"
 REQUEST = GenerationRequest((1, 2, 3), None, Sampling())
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from indexer.locking import writer_lock
-from service.answering import Answerer
-from service.config import RouteConfig, ServeConfig
 from service.workbench import Workbench
 from tests.fakes_service import ScriptedGenerator
-from tests.fakes_workbench import TOWER, answerer_of, ask, connect, error_code, make_workbench
+from tests.fakes_workbench import TOWER, ask, error_code
 from tests.hostile import pdf
-from tests.tiny import tiny_base
 
 TIDES = {
     "title": "Tide table",
@@ -24,30 +19,7 @@ TIDES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return make_workbench(tmp_path)
-
-
-@pytest.fixture
-def generator() -> ScriptedGenerator:
-    return ScriptedGenerator()
-
-
-@pytest.fixture
-def answerer(bench: Workbench, generator: ScriptedGenerator) -> Answerer:
-    return answerer_of(bench, generator, tiny_base(), {"rag": RouteConfig(k=3)})
-
-
-@pytest.fixture
-def client(bench: Workbench, answerer: Answerer) -> Iterator[TestClient]:
-    with connect(bench, answerer, ServeConfig(max_body_bytes=20_000, max_upload_bytes=200_000)) as client:
-        yield client
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def test_put_document_is_in_the_next_answer_and_deleted_in_none(client: TestClient) -> None:

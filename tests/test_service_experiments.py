@@ -30,9 +30,7 @@ TRIAL = {"name": "trial", "routes": HALVES}
 QUESTION = "How high is the tower?"
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 @pytest.fixture

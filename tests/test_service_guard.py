@@ -20,9 +20,7 @@ from tests.fakes_service import ScriptedGenerator, make_answerer
 QUESTION = {"question": "How high is the tower?", "route": "rag"}
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 @pytest.fixture

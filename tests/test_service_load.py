@@ -23,9 +23,7 @@ QUESTION = {"question": "How high is the tower?", "route": "base"}
 QUEUE = 8
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 @pytest.fixture

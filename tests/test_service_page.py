@@ -14,8 +14,7 @@ from service.config import ServeConfig
 from service.generation import LocalGenerator
 from service.model_thread import ModelThread
 from service.router import Router, TrainedRouter
-from tests.chromium import chromium
-from tests.fakes_page import DESKTOP, PATIENCE_MS, SHOTS, ask, tiny_service, write_evaluation
+from tests.fakes_page import DESKTOP, PATIENCE_MS, SHOTS, ask, write_evaluation
 from tests.fakes_server import running, serving
 from tests.fakes_service import ScriptedGenerator
 from tests.fakes_workbench import answerer_of, make_workbench
@@ -27,21 +26,8 @@ REFUSED = "the server responded with a status of 400"
 INERT = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
-    with tiny_service(tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-def page(browser: Any, url: str) -> Iterator[Any]:
+def page(browser: Any, page_url: str) -> Iterator[Any]:
     """The page, which must never complain, nor ask anybody else for anything."""
     context = browser.new_context(viewport=DESKTOP)
     page = context.new_page()
@@ -58,9 +44,9 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "request",
-        lambda asked: complaints.append(asked.url) if not asked.url.startswith((url, "data:")) else None,
+        lambda asked: complaints.append(asked.url) if not asked.url.startswith((page_url, "data:")) else None,
     )
-    page.goto(url)
+    page.goto(page_url)
     yield page
     context.close()
     assert complaints == []
@@ -89,7 +75,7 @@ def test_question_is_answered_by_four_routes_as_they_stream_and_a_passage_opens_
     assert rag.locator(".passage").first.evaluate("element => element === document.activeElement")
 
 
-def test_better_answer_is_picked_and_exported(page: Any, url: str) -> None:
+def test_better_answer_is_picked_and_exported(page: Any, page_url: str) -> None:
     ask(page, "How high is the tower?")
     page.get_by_role("button", name="Good answer of rag").click()
     page.get_by_text("Thank you, kept.").wait_for()
@@ -203,7 +189,7 @@ def test_adapters_show_their_curve_and_are_put_to_use(page: Any) -> None:
     page.get_by_text("mixed@2 is in memory.").wait_for()
 
 
-def test_evaluation_is_started_and_its_report_opens(page: Any, tmp_path: Path, url: str) -> None:
+def test_evaluation_is_started_and_its_report_opens(page: Any, tmp_path: Path, page_url: str) -> None:
     page.get_by_role("link", name="Evaluations").click()
     page.get_by_text("No evaluation yet.").wait_for()
     write_evaluation(tmp_path)

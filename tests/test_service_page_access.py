@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chromium import chromium
-from tests.fakes_page import DESKTOP, PATIENCE_MS, PHONE, SHOTS, ask, tiny_service, write_evaluation
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
-    with tiny_service(tmp_path) as url:
-        yield url
+from tests.fakes_page import DESKTOP, PATIENCE_MS, PHONE, SHOTS, ask, write_evaluation
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_every_view_fits_has_labels_and_can_be_read(
-    browser: Any, url: str, tmp_path: Path, scheme: str, size: dict[str, int]
+    browser: Any, page_url: str, tmp_path: Path, scheme: str, size: dict[str, int]
 ) -> None:
     write_evaluation(tmp_path)
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
-    page.goto(url)
+    page.goto(page_url)
     ask(page, "How high is the tower?")
     for view, ready in (
         ("ask", ".best"),
@@ -42,7 +27,7 @@ def test_every_view_fits_has_labels_and_can_be_read(
         ("adapters", ".chart svg"),
         ("evaluations", ".scores table"),
     ):
-        page.goto(f"{url}#{view}")
+        page.goto(f"{page_url}#{view}")
         page.locator(ready).first.wait_for()
         if SHOTS:
             page.screenshot(path=f"{SHOTS}/{view}-{size['width']}-{scheme}.png", full_page=True)

@@ -25,9 +25,7 @@ from tests.tiny import tiny_adapter, tiny_base
 TOWER = {"question": "How high is the tower?", "route": "hybrid"}
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBOOK_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 @pytest.fixture
