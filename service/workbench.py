@@ -49,11 +49,13 @@ class Workbench:
 
         There is nothing to do while that is what it was last time, `followed`. Raises IndexMissing, IndexDamaged.
         """
+        with closing(Snapshot(self.workspace.database)) as snapshot:
+            if snapshot.meta.corpus_hash == followed:
+                return followed
         quoted = self.feedback.quoted()  # first, lest what is indexed and rated meanwhile is taken for gone
         with closing(Snapshot(self.workspace.database)) as snapshot:
-            if snapshot.meta.corpus_hash != followed:
-                for document_id in quoted - snapshot.content_hashes().keys():
-                    self.feedback.forget_document(document_id)
+            for document_id in quoted - snapshot.content_hashes().keys():
+                self.feedback.forget_document(document_id)
             return snapshot.meta.corpus_hash
 
     def close(self) -> None:
