@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval.drawing import WIDTH, curves, linear, picture, width_of, write, x_axis, y_axis
+from eval.drawing import WIDTH, curves, in_words, linear, picture, width_of, write, x_axis, y_axis
 from eval.plots import Figure
 
 _LEFT, _TOP, _BOTTOM, _HEIGHT = 44.0, 26.0, 214.0, 260.0
@@ -64,11 +64,9 @@ def dose_plot(result: DoseResult) -> Figure:
         name.replace("_", " "): [(d.phrasings, d.scores[name]) for d in result.doses if name in d.scores]
         for name in names
     }
-    said = "; ".join(
-        f"{label}: {', '.join(f'{score:.3f} at {dose}' for dose, score in points)}"
-        for label, points in scores_of.items()
+    svg = picture(
+        "dose-response", _HEIGHT, f"Dev {result.metric} over phrasings of each fact", in_words(scores_of)
     )
-    svg = picture("dose-response", _HEIGHT, f"Dev {result.metric} over phrasings of each fact", f"{said}.")
     right = WIDTH - 18 - 1.2 * max(map(width_of, scores_of))  # letters are larger on a phone
     across = linear([0.0, *(float(dose.phrasings) for dose in result.doses)], _LEFT, right)
     up = linear([0.0, *(score for points in scores_of.values() for _, score in points)], _BOTTOM, _TOP)

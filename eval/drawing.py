@@ -203,6 +203,17 @@ def curves(
         text(parent, label, right + 12, ends[number] + 4, kind=f"on-{series(number)}")
 
 
+def in_words(points_of: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """What `curves` shows, for those who do not see it."""
+    return (
+        "; ".join(
+            f"{label}: {', '.join(f'{y:.3f} at {x}' for x, y in points)}"
+            for label, points in points_of.items()
+        )
+        + "."
+    )
+
+
 def beside(
     spots: Sequence[tuple[float, float, float]], labels: Sequence[str], left: float
 ) -> list[tuple[float, float, str]]:

@@ -14,6 +14,7 @@ from eval.drawing import (
     beside,
     circle,
     curves,
+    in_words,
     line,
     linear,
     logarithmic,
@@ -208,11 +209,7 @@ def retrieval_plot(retrieval: Mapping[str, float]) -> Figure | None:
     if not recalls:
         return None
     top, bottom = 26.0, 214.0
-    said = "; ".join(
-        f"{label}: {', '.join(f'{value:.3f} at {k}' for k, value in points)}"
-        for label, points in recalls.items()
-    )
-    svg = picture("retrieval", 260, "Recall over the number of passages", f"{said}.")
+    svg = picture("retrieval", 260, "Recall over the number of passages", in_words(recalls))
     deepest = max(k for points in recalls.values() for k, _ in points)
     right = WIDTH - 18 - max(map(width_of, recalls))
     across = linear([0.0, float(deepest)], _LEFT, right)
