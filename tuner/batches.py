@@ -23,6 +23,11 @@ class Plan:
     """How many of the last batches teach reading; they have a learning rate of their own."""
 
     @property
+    def facts(self) -> int:
+        """How many batches come before those."""
+        return len(self.batches) - self.reading
+
+    @property
     def tokens(self) -> int:
         """Real tokens, without padding."""
         return sum(map(count_tokens, self.batches))

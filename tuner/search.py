@@ -137,16 +137,16 @@ def _suggest(trial: Trial, settings: TuneConfig) -> TuneConfig:
 
 
 def _given(settings: TuneConfig) -> dict[str, Any]:
-    """The user's own settings, tried first."""
-    keys = (
+    """The user's own settings of what is drawn, tried first."""
+    keys = [
         "learning_rate",
         "rank",
         "document_passes",
         "closed_book_passes",
         "open_book_passes",
         "gold_present",
-        "open_book_rate",
-    )
+        *(["open_book_rate"] if settings.recipe == "mixed" else []),
+    ]
     return {key: getattr(settings, key) for key in keys}
 
 
@@ -158,8 +158,7 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> st
     """Trials are comparable only over the same model, chunks, questions, method and kind of recipe."""
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
-    drawn = set(_given(settings)) - ({"open_book_rate"} if settings.recipe != "mixed" else set())
-    fixed = settings.model_dump(mode="json", exclude={*drawn, "track"})
+    fixed = settings.model_dump(mode="json", exclude={*_given(settings), "track"})
     given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
     return hash_json([base.hash, str(base.dtype), *given])
 

@@ -123,9 +123,7 @@ class _Run:
         )
         self.decoding_attention = base.model.config._attn_implementation
         has_plain_head(base.model)  # remembered: asked within a step, it would draw from that step's dropout
-        self.learning_rate = LearningRates(
-            self.optimizer, len(plan.batches) - plan.reading, plan.reading, settings
-        )
+        self.learning_rate = LearningRates(self.optimizer, plan.facts, plan.reading, settings)
         shaping = settings.model_dump(mode="json", exclude={"general", "track"})
         self.identity = hash_json([plan.identity, shaping, base.hash, str(base.dtype)])
         self.state = Checkpoint(self.identity)
@@ -143,7 +141,7 @@ class _Run:
         try:
             with (
                 interrupt_between_steps() as interrupted,
-                progress("training", self.plan.tokens, console, self._tokens_done()) as advance,
+                progress("training", self.plan.tokens, console, state.tokens) as advance,
             ):
                 while True:
                     if state.step in checks and not self._is_checked():
@@ -217,16 +215,13 @@ class _Run:
         """Of what is drawn in this step and process."""
         return random.Random(f"{self.settings.seed} {self.state.step} {self.group.rank}").getrandbits(63)
 
-    def _tokens_done(self) -> int:
-        return sum(map(count_tokens, self.plan.batches[: self.state.step]))
-
     def _checks(self) -> set[int]:
         """After which steps to score: spread over those on reading if there are any, as nothing reads before them."""
         start, total, count = self._first_checked(), len(self.plan.batches), self.settings.dev_checks
         return {start + max(1, round((total - start) * (i + 1) / count)) for i in range(count)}
 
     def _first_checked(self) -> int:
-        return len(self.plan.batches) - self.plan.reading if self.plan.reading else 0
+        return self.plan.facts if self.plan.reading else 0
 
     def _is_checked(self) -> bool:
         return bool(self.state.history) and self.state.history[-1].step == self.state.step
