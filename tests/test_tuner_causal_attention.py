@@ -4,7 +4,6 @@ from test_tuner_methods import rows
 from tiny import tiny_base
 
 from tuner.causal_attention import CAUSAL, _attend
-from tuner.fast_norm import fast_norm
 from tuner.loss import batch_loss
 
 
@@ -48,39 +47,3 @@ def test_a_batch_is_trained_with_it_and_long_rows_are_not():
     long = rows()[0]
     batch_loss(base, base.model, [type(long)(long.kind, long.prompt * 600, long.completion)])
     assert base.model.config._attn_implementation == "sdpa"
-
-
-def test_norms_are_replaced_where_they_are_plain_and_put_back():
-    base = tiny_base()
-    norm = base.model.model.norm
-    norm.weight.data.uniform_(0.5, 2.0)
-    x = torch.randn(3, norm.weight.shape[0], requires_grad=True)
-    assert not norm.weight.requires_grad
-    expected = norm(x)
-    with fast_norm(base.model):
-        assert "forward" in vars(norm)
-        found = norm(x)
-        towards = torch.randn_like(x)
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(
-            torch.autograd.grad(found, x, towards)[0], torch.autograd.grad(expected, x, towards)[0]
-        )
-    assert "forward" not in vars(norm)
-
-
-def test_a_norm_that_computes_something_else_keeps_its_own():
-    base = tiny_base()
-    norm = base.model.model.norm
-    own = type(norm).forward
-    norm.forward = lambda x: own(norm, x) + x  # as Gemma's, which adds 1 to the weight
-    before = norm.forward
-    with fast_norm(base.model):
-        assert norm.forward is before
-
-
-def test_a_norm_that_is_trained_keeps_its_own():
-    base = tiny_base()
-    base.model.model.norm.weight.requires_grad_(True)
-    with fast_norm(base.model):
-        assert "forward" not in vars(base.model.model.norm)
-        assert "forward" in vars(base.model.model.layers[0].input_layernorm)

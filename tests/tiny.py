@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tuner.attention import use_grouped_attention
 from tuner.base_model import BaseModel, prepare_tokenizer
+from tuner.fast_norm import use_fast_norm
 from tuner.registry import AdapterVersion, Registry
 
 CHAT_TEMPLATE = (
@@ -54,6 +55,7 @@ def tiny_base(seed: int = 0, name: str = "tiny") -> BaseModel:
     )
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
     use_grouped_attention(model)
+    use_fast_norm(model)
     return BaseModel(
         name, f"hash-of-{name}-{seed}", model, tokenizer, torch.float32, torch.device("cpu"), 4096
     )

@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from indexer.files import fsync_folder, hash_files
 from indexer.progress import progress
 from tuner.attention import use_grouped_attention
+from tuner.fast_norm import use_fast_norm
 from tuner.machine import choose_device, choose_dtype
 
 log = logging.getLogger("openbook.tuner")
@@ -86,6 +87,7 @@ def load_base(ref: str, dtype: str = "auto") -> BaseModel:
         model.to(device)
     model.eval().requires_grad_(False)
     use_grouped_attention(model)
+    use_fast_norm(model)
     return BaseModel(
         ref, weights_hash(folder), model, tokenizer, chosen, device, _max_prompt_tokens(model.config)
     )

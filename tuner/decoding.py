@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from tuner.kv_cache import Prefix
+from tuner.kv_cache import Prefix, token_bytes
 from tuner.reader import Reader
 from tuner.sampling import log_probabilities, sample, seeded
 
 FinishReason = Literal["stop", "length"]
+
+_BATCH_TOKENS, _BATCH_BYTES = 8192, 512 * 1024 * 1024
 
 
 class DecodingCancelled(Exception):
@@ -70,15 +72,17 @@ def decode(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     sampling: Sequence[Sampling],
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Decoded]:
     """Continue every prompt; results stand in the order of the prompts, however they were batched.
 
+    Without `max_batch_tokens`, keys and values of a batch take about half a gigabyte, or 8,192 tokens.
     Raises DecodingCancelled between two tokens once `cancelled()` is true.
     """
     rows = [Row(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
-    for places in _batches_by_length(prompts, sampling, max_batch_tokens):
+    most = max_batch_tokens or max(_BATCH_TOKENS, _BATCH_BYTES // token_bytes(model))
+    for places in _batches_by_length(prompts, sampling, most):
         batch = RunningBatch(model, tokenizer)
         if cancelled():
             raise DecodingCancelled

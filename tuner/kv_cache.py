@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -55,6 +56,14 @@ def join_rows(cache: DynamicCache, other: DynamicCache, virtual: int, padding: t
     for mine, new in zip(cache.layers, other.layers, strict=True):
         mine.keys = torch.cat([_padded(mine.keys, virtual, ours), _padded(new.keys, virtual, theirs)])
         mine.values = torch.cat([_padded(mine.values, virtual, ours), _padded(new.values, virtual, theirs)])
+
+
+def token_bytes(model: Any) -> int:
+    """About what a token takes in a cache: keys and values of every layer (some architectures keep less)."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from pathlib import Path
 
 import torch
 
 from indexer.machine import cpu_multiplies_bfloat16
 
+_GROWN = 1.5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -50,13 +52,24 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def return_holes() -> None:
-    """Return what is free now, without changing what is kept from here on.
+class Holes:
+    """Batches of many shapes leave holes of many sizes in the heap, which add up to gigabytes if they are kept."""
 
-    Batches of many shapes leave holes of many sizes; never returned, they would add up to gigabytes.
-    """
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)
+    def __init__(self) -> None:
+        self._needed = 0
+        self._compact = True
+
+    def return_if_many(self) -> None:
+        """Return what is free now, if the process takes half as much again as the largest step alone would need."""
+        libc = _glibc()
+        if libc is None:
+            return
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if self._compact:
+            self._needed = max(self._needed, pages)
+        self._compact = pages > _GROWN * self._needed
+        if self._compact:
+            libc.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

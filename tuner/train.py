@@ -25,11 +25,10 @@ from tuner.checkpoint import Checkpoint, CheckpointStore, History
 from tuner.config import Tracker, TuneConfig
 from tuner.examples import Row
 from tuner.fast_lora import fast_lora
-from tuner.fast_norm import fast_norm
 from tuner.interrupt import interrupt_between_steps
 from tuner.lora import ADAPTER, dropping_out
 from tuner.loss import batch_loss, has_plain_head
-from tuner.machine import keep_freed_memory, return_freed_memory, return_holes
+from tuner.machine import Holes, keep_freed_memory, return_freed_memory
 from tuner.methods import Attachment, attach
 from tuner.parallel import ALONE, Group
 from tuner.recompute import recomputed_blocks
@@ -39,7 +38,6 @@ from tuner.tracking import Log, tracking
 log = logging.getLogger("openbook.tuner")
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-_STEPS_BETWEEN_RETURNS = 10
 
 DevScores = Callable[[Any], dict[str, float]]
 """Scores of the model as it is now on the dev questions; the entry `score` decides which weights are kept."""
@@ -88,7 +86,6 @@ def train(
         tracked = settings if group.leads else settings.model_copy(update={"track": Tracker.NONE})
         with (
             fast_lora(base.model, ADAPTER),
-            fast_norm(base.model),
             recomputed_blocks(base.model, settings.gradient_checkpointing),
             tracking(tracked, f"{settings.adapter}-{run.state.run}") as track,
         ):
@@ -123,6 +120,7 @@ class _Run:
             betas=(0.9, 0.99),
             fused=True,
         )
+        self.holes = Holes()
         self.decoding_attention = base.model.config._attn_implementation
         has_plain_head(base.model)  # remembered: asked within a step, it would draw from that step's dropout
         self.learning_rate = LearningRates(self.optimizer, plan.facts, plan.reading, settings)
@@ -175,8 +173,6 @@ class _Run:
     def _step(self, batch: list[Row], advance: Advance) -> float:
         """One step of the optimiser; the learning rate that it had."""
         started = time.monotonic()
-        if self.state.step % _STEPS_BETWEEN_RETURNS == 0:
-            return_holes()
         rate = self.learning_rate(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -195,6 +191,7 @@ class _Run:
         self.state.seconds += time.monotonic() - started
         self.state.losses.append(value)
         advance(count_tokens(batch), f"loss {value:.2f}")
+        self.holes.return_if_many()
         return rate
 
     def _gradient(self, batch: list[Row]) -> tuple[Tensor, float]:
