@@ -37,9 +37,9 @@ RESULTS = Path(__file__).parent / "results"
 SETTINGS: Mapping[str, str] = {
     "squad-xquad-en": """\
 [tune]
-document_passes = 4
-cloze_passes = 1
-closed_book_passes = 4
+document_passes = 6
+cloze_passes = 2
+closed_book_passes = 5
 open_book_passes = 2
 """,
     "tofu-authors": """\
