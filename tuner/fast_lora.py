@@ -1,4 +1,4 @@
-"""A LoRA layer as one autograd node: the same mathematics as PEFT's, without its full-size temporaries.
+"""A LoRA layer as one autograd node, for training and answering: PEFT's mathematics without full-size temporaries.
 
 PEFT computes `W x + scale * (B (A x))` as separate nodes, so that the scaling and the sum each read and write
 an output-sized tensor, forward and backward. Here the low-rank product is accumulated into the base product.
@@ -17,18 +17,29 @@ from torch import Tensor, nn
 
 @contextmanager
 def fast_lora(model: nn.Module, adapter: str) -> Iterator[None]:
-    """Use the fused layer for every plain LoRA layer of `model` while `adapter` is trained.
-
-    Layers with dropout, a bias, or a variant such as DoRA keep PEFT's own forward.
-    """
-    patched = [m for m in model.modules() if isinstance(m, LoraLinear) and _is_plain(m, adapter)]
-    for module in patched:
-        module.forward = _FusedForward(module, adapter)  # type: ignore[method-assign]
+    """Use the fused layer for every plain LoRA layer of `model` while `adapter` is trained."""
+    use_fast_lora(model, adapter)
     try:
         yield
     finally:
-        for module in patched:
-            del module.forward
+        leave_fast_lora(model)
+
+
+def use_fast_lora(model: nn.Module, adapter: str) -> None:
+    """Until `leave_fast_lora`, plain LoRA layers compute with `adapter`, whichever PEFT has active.
+
+    Layers with dropout, a bias, or a variant such as DoRA keep PEFT's own forward.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and _is_plain(module, adapter):
+            module.forward = _FusedForward(module, adapter)  # type: ignore[method-assign]
+
+
+def leave_fast_lora(model: nn.Module) -> None:
+    """PEFT's own forward everywhere."""
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            vars(module).pop("forward", None)
 
 
 class _FusedForward:

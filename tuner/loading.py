@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tuner.base_model import BaseModel
+from tuner.fast_lora import leave_fast_lora, use_fast_lora
 from tuner.ia3 import Ia3
 from tuner.lora import unload
 from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
@@ -85,6 +86,7 @@ class ResidentAdapters:
         if attached is not None:
             attached.detach()
         elif self._peft is not None:
+            leave_fast_lora(self._base.model)
             _lora_layers(self._peft).disable_adapter_layers()
 
     def _enter(self, key: str, new: Saved | None) -> None:
@@ -96,6 +98,7 @@ class ResidentAdapters:
         elif self._peft is not None:
             _lora_layers(self._peft).enable_adapter_layers()
             self._peft.set_adapter(key, inference_mode=True)
+            use_fast_lora(self._base.model, key)
         self._used = key
         if len(self._held) > self._max_adapters:
             self._forget(next(iter(self._held)))

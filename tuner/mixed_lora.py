@@ -37,13 +37,16 @@ def mixed_lora(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[Non
             rows.setdefault(adapter, []).append(row)
     places = {adapter: torch.tensor(of, device=device) for adapter, of in rows.items()}
     layers = [m for m in model.modules() if isinstance(m, LoraLinear)]
+    before = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = _MixedForward(layer, places)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, before, strict=True):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward  # type: ignore[method-assign]
 
 
 class _MixedForward:

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from tiny import tiny_adapter, tiny_base
+
+from tuner.fast_lora import leave_fast_lora
+from tuner.loading import ResidentAdapters
+from tuner.mixed_lora import mixed_lora
+from tuner.registry import Registry
+
+IDS = torch.arange(2, 16).reshape(2, 7)
+
+
+@pytest.fixture
+def resident(tmp_path):
+    base = tiny_base()
+    keys = [tiny_adapter(tmp_path, base, name, seed).key for name, seed in (("one", 0), ("two", 1))]
+    return base.model, ResidentAdapters(base, Registry(tmp_path)), keys
+
+
+def fused(model):
+    return [m for m in model.modules() if isinstance(m, LoraLinear) and "forward" in vars(m)]
+
+
+@torch.no_grad()
+def logits(model):
+    return model(input_ids=IDS).logits
+
+
+def test_an_adapter_answers_through_the_fused_layers_as_through_those_of_peft(resident):
+    model, adapters, keys = resident
+    plain = logits(model)
+    for key in keys:
+        adapters.use(key)
+        assert len(fused(model)) == 14
+        found = logits(model)
+        leave_fast_lora(model)
+        torch.testing.assert_close(found, logits(model), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(found, plain, atol=1e-2)
+        adapters.use(None)
+        assert not fused(model)
+        assert torch.equal(logits(model), plain)
+
+
+def test_another_adapter_takes_the_place_of_the_one_before(resident):
+    model, adapters, (one, two) = resident
+    adapters.use(one)
+    first = logits(model)
+    adapters.use(two)
+    second = logits(model)
+    adapters.forget(two)
+    adapters.use(one)
+    assert torch.equal(logits(model), first)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+def test_mixed_batches_leave_the_layers_as_they_found_them(resident):
+    model, adapters, (one, two) = resident
+    adapters.use(one)
+    adapters.use(two)
+    alone = logits(model)
+    with mixed_lora(model, [one, None]):
+        logits(model)
+    assert torch.equal(logits(model), alone)
