@@ -37,10 +37,10 @@ RESULTS = Path(__file__).parent / "results"
 SETTINGS: Mapping[str, str] = {
     "squad-xquad-en": """\
 [tune]
-document_passes = 6
-cloze_passes = 2
-closed_book_passes = 5
-open_book_passes = 2
+document_passes = 3
+cloze_passes = 0
+closed_book_passes = 1
+open_book_passes = 1
 """,
     "tofu-authors": """\
 [tune]

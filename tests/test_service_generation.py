@@ -15,6 +15,7 @@ from tuner.config import Method, TuneConfig
 from tuner.decoding import Decoded, DecodingCancelled, Sampling, decode
 from tuner.kv_cache import Prefix
 from tuner.methods import attach
+from tuner.mixed_lora import _MixedForward
 from tuner.registry import AdapterError, Registry
 
 QUESTIONS = ("When does the harbour open?", "Who?", "How many steps has the tower, and how high is it?")
@@ -171,7 +172,8 @@ def test_failure_in_a_mixed_step_leaves_no_layer_patched(
         patch.setattr(base.model.model.layers[1].mlp, "forward", _fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             generator.step()
-    assert not any("forward" in vars(module) for module in base.model.modules())
+    left = [vars(module).get("forward") for module in base.model.modules()]
+    assert not any(isinstance(forward, _MixedForward) for forward in left)
     generator.reset()
     assert run_all(generator, asked, 9) == expected
 

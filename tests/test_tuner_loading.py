@@ -48,8 +48,8 @@ def test_another_adapter_takes_the_place_of_the_one_before(resident):
     first = logits(model)
     adapters.use(two)
     second = logits(model)
-    adapters.forget(two)
     adapters.use(one)
+    adapters.forget(two)
     assert torch.equal(logits(model), first)
     assert not torch.allclose(first, second, atol=1e-2)
 
