@@ -30,7 +30,9 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it: `query` [rows, heads, tokens, dim], `key` and `value` [rows, groups, places, dim]."""
-    plain = attention_mask is None and query.shape[2] == key.shape[2] and not dropout
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    plain = attention_mask is None and query.shape[2] == key.shape[2] and causal and not dropout
     if not plain or any(options.get(name) is not None for name in _EXTRAS):
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options

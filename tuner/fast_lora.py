@@ -84,7 +84,9 @@ class _LoraLinear(torch.autograd.Function):
 
 def _is_plain(layer: Any, adapter: str) -> bool:
     return (
-        adapter in layer.lora_A
+        type(layer) is LoraLinear
+        and type(layer.base_layer) is nn.Linear  # others may multiply by more than their weight
+        and adapter in layer.lora_A
         and isinstance(layer.lora_dropout[adapter], nn.Identity)
         and getattr(layer.base_layer, "bias", None) is None
         and layer.lora_B[adapter].bias is None

@@ -19,7 +19,7 @@ def use_fast_norm(model: Any) -> None:
     if model.device.type != "cpu":
         return
     for module in model.modules():
-        if _is_plain(module):
+        if _is_plain(module) and module.weight.dtype == model.dtype:
             module.forward = _Normalise(module)
 
 

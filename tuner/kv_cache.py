@@ -61,8 +61,11 @@ def join_rows(cache: DynamicCache, other: DynamicCache, virtual: int, padding: t
 def token_bytes(model: Any) -> int:
     """About what a token takes in a cache: keys and values of every layer (some architectures keep less)."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries = getattr(config, "num_attention_heads", None)
+    if not queries:
+        return 64 * 1024  # no such heads: a small model's
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or config.hidden_size // queries
     return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
 
 

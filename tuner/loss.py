@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from tuner.attention import narrows_by_name
 from tuner.base_model import BaseModel
 from tuner.causal_attention import CAUSAL
 from tuner.examples import Row
@@ -49,10 +50,11 @@ def batch_loss(base: BaseModel, model: Any, batch: Sequence[Row]) -> Tensor:
 
 def _attention(base: BaseModel, model: Any, width: int) -> str:
     config = model.config.get_text_config()
-    if base.device.type != "cpu" or width > _OWN_ATTENTION_UP_TO:
-        return "sdpa"
-    if getattr(config, "attn_logit_softcapping", None) or hasattr(config, "index_topk"):
+    # Soft-caps and sinks are known to the eager way only: the others refuse them, or leave them out unsaid.
+    if getattr(config, "attn_logit_softcapping", None) or not getattr(model, "_supports_sdpa", True):
         return "eager"
+    if base.device.type != "cpu" or width > _OWN_ATTENTION_UP_TO or narrows_by_name(config):
+        return "sdpa"
     return CAUSAL
 
 
