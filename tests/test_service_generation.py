@@ -13,9 +13,10 @@ from tests.tiny import tiny_adapter, tiny_base, tiny_manifest
 from tuner.base_model import BaseModel
 from tuner.config import Method, TuneConfig
 from tuner.decoding import Decoded, DecodingCancelled, Sampling, decode
+from tuner.fast_lora import _FusedForward
+from tuner.fast_norm import _Normalise
 from tuner.kv_cache import Prefix
 from tuner.methods import attach
-from tuner.mixed_lora import _MixedForward
 from tuner.registry import AdapterError, Registry
 
 QUESTIONS = ("When does the harbour open?", "Who?", "How many steps has the tower, and how high is it?")
@@ -161,6 +162,11 @@ def test_every_method_answers_in_joined_batches_as_alone(tmp_path: Path, method:
     assert generator.prefixes.hits > 0
 
 
+def patched_by(base: BaseModel) -> set[type]:
+    """What stands in place of the layers' own `forward`."""
+    return {type(vars(m)["forward"]) for m in base.model.modules() if "forward" in vars(m)}
+
+
 def test_failure_in_a_mixed_step_leaves_no_layer_patched(
     base: BaseModel, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,9 +178,9 @@ def test_failure_in_a_mixed_step_leaves_no_layer_patched(
         patch.setattr(base.model.model.layers[1].mlp, "forward", _fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             generator.step()
-    left = [vars(module).get("forward") for module in base.model.modules()]
-    assert not any(isinstance(forward, _MixedForward) for forward in left)
+    assert patched_by(base) <= {_FusedForward, _Normalise}
     generator.reset()
+    assert patched_by(base) == {_Normalise}
     assert run_all(generator, asked, 9) == expected
 
 

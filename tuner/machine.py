@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from indexer.machine import cpu_multiplies_bfloat16
 
 _GROWN = 1.5
+"""How many times the memory of the largest step may be held before holes are returned."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -76,6 +78,7 @@ class Holes:
             libc.malloc_trim(0)
 
 
+@cache  # asked after every step, and finding out reads the interpreter's file
 def _glibc() -> ctypes.CDLL | None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return None
