@@ -11,7 +11,7 @@ from indexer.files import hash_json
 from service.answering import Answer, Answerer, Prepared
 from service.routes import Route
 
-BATCH = 32
+BATCH = 64
 """Questions answered between two writes: what an interrupted run loses at most."""
 
 KEY_VERSION = 1

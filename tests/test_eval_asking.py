@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.asking import LocalAsker
+from eval.asking import BATCH, LocalAsker
 from eval.config import EvalConfig
 from eval.run import evaluate
 from service.routes import Route
@@ -65,10 +65,10 @@ def test_more_passages_change_only_what_retrieves(tmp_path: Path) -> None:
 
 
 def run(folder: Path, killed_on: str = "") -> int:
-    """How many answers were asked for; the process dies at question 40 of the route `killed_on`."""
+    """How many answers were asked for; the process dies at question 80 of the route `killed_on`."""
 
     def say(question: str, route: Route) -> str:
-        if route.name == killed_on and question == "question 40?":
+        if route.name == killed_on and question == "question 80?":
             os.kill(os.getpid(), signal.SIGKILL)
         return right_answer(question) if route.retrieve else "nonsense"
 
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_result(tmp_path: Path) -> Non
     assert killed_run(killed, "rag") == signal.SIGKILL
     assert not (killed / "result.json").exists()
     kept = len((killed / "answers.jsonl").read_text().splitlines())
-    assert kept == 90 + 2 + 32
+    assert kept == 90 + 2 + BATCH
     warm_ups = 2
     assert run(killed) == 4 * 90 - kept + warm_ups
     assert run(whole) == 4 * 90 + 4

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from eval.answers import AnswerLog, EvalError, read_answers
-from eval.asking import BATCH
 from eval.config import EvalConfig
 from eval.result import load_result
 from eval.run import Evaluation, Extras, evaluate
@@ -69,7 +68,7 @@ def test_abstention_is_scored_apart_from_the_answerable_questions(tmp_path: Path
 def test_first_questions_are_timed_alone_after_a_warm_up(tmp_path: Path) -> None:
     model = ScriptedRoutes(say)
     run(tmp_path, model, routes={"rag": ROUTES["rag"]})
-    assert [len(call) for call in model.calls] == [1, 1, 1, BATCH, 61 - 2 - BATCH]
+    assert [len(call) for call in model.calls] == [1, 1, 1, 61 - 2]
     assert model.calls[0] == model.calls[1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from tuner.sampling import log_probabilities, sample, seeded
 FinishReason = Literal["stop", "length"]
 
 _BATCH_TOKENS, _BATCH_BYTES = 8192, 512 * 1024 * 1024
+_FEWEST_JOINING = 8
+"""Fewer rows wait for more room, as every reading holds up those under way."""
 
 
 class DecodingCancelled(Exception):
@@ -77,20 +79,23 @@ def decode(
 ) -> list[Decoded]:
     """Continue every prompt; results stand in the order of the prompts, however they were batched.
 
-    Without `max_batch_tokens`, keys and values of a batch take about half a gigabyte, or 8,192 tokens.
+    Rows join as others leave. Without `max_batch_tokens`, keys and values under way take about half a
+    gigabyte, or 8,192 tokens.
     Raises DecodingCancelled between two tokens once `cancelled()` is true.
     """
     rows = [Row(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
+    waiting = sorted(rows, key=lambda row: len(row.prompt))  # those of similar length run together
     most = max_batch_tokens or max(_BATCH_TOKENS, _BATCH_BYTES // token_bytes(model))
-    for places in _batches_by_length(prompts, sampling, most):
-        batch = RunningBatch(model, tokenizer)
+    batch = RunningBatch(model, tokenizer)
+    start = batch.common_start(prompts)
+    while waiting or batch.rows:
         if cancelled():
             raise DecodingCancelled
-        batch.admit([rows[place] for place in places])
-        while batch.rows:
-            if cancelled():
-                raise DecodingCancelled
-            batch.step()
+        room = _room(waiting, len(batch.rows), most)
+        if room and (not batch.rows or room >= min(_FEWEST_JOINING, len(waiting))):
+            batch.admit(waiting[:room], start)
+            waiting = waiting[room:]
+        batch.step()
     return [finished(row, tokenizer) for row in rows]
 
 
@@ -106,6 +111,11 @@ class RunningBatch:
         self._reader = Reader(model, tokenizer.pad_token_id)
 
     @torch.inference_mode()
+    def common_start(self, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+        """What all prompts begin with, read, if it pays to read that once."""
+        return self._reader.common_start(prompts)
+
+    @torch.inference_mode()
     def admit(self, rows: Sequence[Row], prefix: Prefix | None = None, keep: int = 0) -> Prefix | None:
         """Read the prompts of `rows` and choose their first tokens; the rows then belong to the batch.
 
@@ -115,7 +125,8 @@ class RunningBatch:
         joining = RunningBatch(self._model, self._tokenizer)
         joining.rows = list(rows)
         joining._randomness = {row: seeded(row.sampling.temperature, row.sampling.seed) for row in rows}
-        logits = joining._reader.read([row.prompt for row in rows], prefix)
+        prompts = [row.prompt for row in rows]
+        logits = joining._reader.read(prompts, prefix or joining._reader.common_start(prompts))
         kept = joining._reader.prefix(rows[0].prompt[:keep]) if keep else None
         joining._take(logits)
         self._join(joining)
@@ -194,19 +205,13 @@ def _starts(stops: Sequence[str], length: int) -> tuple[str, ...]:
     return tuple(stop[:length] for stop in stops if len(stop) > length)
 
 
-def _batches_by_length(
-    prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max_batch_tokens: int
-) -> Iterator[list[int]]:
-    """Places of prompts, similar lengths together, each batch within the token budget (one prompt at least)."""
-    batch: list[int] = []
-    for place in sorted(range(len(prompts)), key=lambda p: len(prompts[p])):
-        width = len(prompts[place]) + sampling[place].max_new_tokens
-        if batch and width * (len(batch) + 1) > max_batch_tokens:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+def _room(waiting: Sequence[Row], running: int, max_batch_tokens: int) -> int:
+    """How many of the first of `waiting`, shortest first, may join; one at least if none is running."""
+    for room, row in enumerate(waiting):
+        width = len(row.prompt) + row.sampling.max_new_tokens
+        if (running + room + 1) * width > max_batch_tokens:
+            return room or int(not running)
+    return len(waiting)
 
 
 def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:

@@ -1,7 +1,4 @@
-"""Keys and values of running prompts: joined, cut, and kept for prompts that start alike.
-
-Columns may begin with learned virtual tokens (`tuner.soft_prefix`), which stay before everything else.
-"""
+"""Keys and values of running prompts: joined, cut, and kept for prompts that start alike."""
 
 from __future__ import annotations
 
@@ -27,11 +24,13 @@ class Prefix:
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
 
 
-def cache_of(prefix: Prefix) -> DynamicCache:
-    """A cache of one row that has read `prefix`."""
+def cache_of(prefix: Prefix, rows: int) -> DynamicCache:
+    """A cache of rows that have read `prefix`; the first reading gives each its own copy."""
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(prefix.layers):
-        cache.update(keys, values, layer)
+    for i, (keys, values) in enumerate(prefix.layers):
+        cache.update(keys, values, i)
+        layer = cache.layers[i]
+        layer.keys, layer.values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
     return cache
 
 
@@ -50,12 +49,24 @@ def keep_columns(cache: DynamicCache, columns: torch.Tensor) -> None:
         layer.keys, layer.values = layer.keys.index_select(2, columns), layer.values.index_select(2, columns)
 
 
-def join_rows(cache: DynamicCache, other: DynamicCache, virtual: int, padding: tuple[int, int]) -> None:
-    """Add the rows of `other` to `cache`; `padding` columns go before each, after the `virtual` first ones."""
-    ours, theirs = padding
-    for mine, new in zip(cache.layers, other.layers, strict=True):
-        mine.keys = torch.cat([_padded(mine.keys, virtual, ours), _padded(new.keys, virtual, theirs)])
-        mine.values = torch.cat([_padded(mine.values, virtual, ours), _padded(new.values, virtual, theirs)])
+def joined(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """The rows of all caches, which have equally many columns, in the first one; the others are empty then."""
+    first, *others = caches
+    for i, layer in enumerate(first.layers if others else ()):
+        more = [other.layers[i] for other in others]
+        layer.keys = torch.cat([layer.keys, *(other.keys for other in more)])
+        layer.values = torch.cat([layer.values, *(other.values for other in more)])
+        for other in more:  # at once, so that no more than one layer is in memory twice
+            other.keys = other.values = None
+    return first
+
+
+def padded(cache: DynamicCache, columns: int) -> DynamicCache:
+    """The cache with so many columns of padding before the others."""
+    for layer in cache.layers if columns else ():
+        layer.keys = pad(layer.keys, (0, 0, columns, 0))
+        layer.values = pad(layer.values, (0, 0, columns, 0))
+    return cache
 
 
 def token_bytes(model: Any) -> int:
@@ -72,9 +83,3 @@ def token_bytes(model: Any) -> int:
 def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:
     """How many leading tokens are equal, up to `most`."""
     return next((i for i in range(most) if a[i] != b[i]), most)
-
-
-def _padded(states: torch.Tensor, virtual: int, columns: int) -> torch.Tensor:
-    if not columns:
-        return states
-    return torch.cat([states[:, :, :virtual], pad(states[:, :, virtual:], (0, 0, columns, 0))], dim=2)

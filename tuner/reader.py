@@ -9,9 +9,11 @@ import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from tuner.kv_cache import Prefix, cache_of, common_prefix, join_rows, keep_columns, prefix_of
+from tuner.kv_cache import Prefix, cache_of, common_prefix, joined, keep_columns, padded, prefix_of
 
 _SHORTEST_SHARED_PREFIX = 32
+_TOKENS_AT_ONCE = 2048
+"""On a CPU more of them are read more slowly: what layers hand to each other no longer fits its caches."""
 _MOST_LEADING_PADDING = 32
 """More columns than this that are padding in every row are cut off."""
 
@@ -32,19 +34,23 @@ class Reader:
 
     @property
     def width(self) -> int:
-        """Columns that every row takes, padding included, virtual tokens not."""
+        """Columns that every row takes, padding included."""
         return self._attention.shape[1]
 
+    def common_start(self, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+        """What all prompts begin with (instructions and solved examples), read once, if that pays."""
+        shared = _shared_prefix(prompts)
+        if not shared:
+            return None
+        cache = DynamicCache()
+        tokens = tuple(prompts[0][:shared])
+        ids = torch.tensor([tokens], device=self._device)
+        self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return Prefix(tokens, tuple((layer.keys, layer.values) for layer in cache.layers))
+
     def read(self, prompts: Sequence[Sequence[int]], prefix: Prefix | None) -> torch.Tensor:
-        """Prefill: `[shared prefix | padding | rest of the prompt]`, what is left to read aligned on the right."""
-        if prefix is None:
-            shared = _shared_prefix(prompts)
-            self._cache = self._prefilled(prompts[0][:shared])
-        else:
-            shared = len(prefix.tokens)
-            self._cache = cache_of(prefix)
-        if shared:
-            self._cache.batch_repeat_interleave(len(prompts))
+        """Prefill: `[prefix | padding | rest of the prompt]`, what is left to read aligned on the right."""
+        shared = len(prefix.tokens) if prefix else 0
         width = max(map(len, prompts)) - shared
         ids = torch.full((len(prompts), width), self._pad_token_id, dtype=torch.long)
         attention = torch.zeros((len(prompts), shared + width), dtype=torch.long)
@@ -53,17 +59,24 @@ class Reader:
             rest = list(prompt[shared:])
             ids[i, width - len(rest) :] = torch.tensor(rest)
             attention[i, shared + width - len(rest) :] = 1
-        self._attention = attention.to(self._device)
+        ids, self._attention = ids.to(self._device), attention.to(self._device)
         positions = (self._attention.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
         self._positions = positions[:, -1:]
-        return self._forward(ids.to(self._device), positions)
+        at_once = max(1, _TOKENS_AT_ONCE // width) if self._device.type == "cpu" else len(prompts)
+        caches, logits = [], []
+        for i in range(0, len(prompts), at_once):
+            group = slice(i, i + at_once)
+            caches.append(cache_of(prefix, len(ids[group])) if prefix else DynamicCache())
+            logits.append(self._forward(caches[-1], ids[group], self._attention[group], positions[group]))
+        self._cache = joined(caches)
+        return torch.cat(logits)
 
     def read_on(self, tokens: Sequence[int]) -> torch.Tensor:
         """One more token in every row."""
         ids = torch.tensor([[token] for token in tokens], device=self._device)
         self._attention = torch.cat([self._attention, self._attention.new_ones((len(tokens), 1))], dim=1)
         self._positions = self._positions + 1
-        return self._forward(ids, self._positions)
+        return self._forward(self._cache, ids, self._attention, self._positions)
 
     def keep(self, places: list[int]) -> None:
         """Drop the rows that stand elsewhere, and columns that are padding in all that are left."""
@@ -82,32 +95,23 @@ class Reader:
             return
         width = max(self.width, other.width)
         ours, theirs = width - self.width, width - other.width
-        join_rows(self._cache, other._cache, self._virtual(), (ours, theirs))
+        self._cache = joined([padded(self._cache, ours), padded(other._cache, theirs)])
         attention = [pad(self._attention, (ours, 0)), pad(other._attention, (theirs, 0))]
         self._attention = torch.cat(attention)
         self._positions = torch.cat([self._positions, other._positions])
 
     def prefix(self, tokens: Sequence[int]) -> Prefix:
-        """What was read of the first row's leading `tokens`, copied, and any virtual tokens before them."""
-        virtual = self._virtual()
-        places = self._attention[0].nonzero()[: len(tokens), 0] + virtual
-        columns = torch.cat([torch.arange(virtual, device=self._device), places])
-        return prefix_of(self._cache, tokens, columns)
+        """A copy of what was read of the first row's leading `tokens`."""
+        return prefix_of(self._cache, tokens, self._attention[0].nonzero()[: len(tokens), 0])
 
-    def _prefilled(self, prefix: Sequence[int]) -> DynamicCache:
-        """A cache of one row that has read `prefix`."""
-        cache = DynamicCache()
-        if prefix:
-            ids = torch.tensor([list(prefix)], device=self._device)
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, cache: DynamicCache, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
         output = self._model(
             input_ids=ids,
-            attention_mask=self._attention,
+            attention_mask=attention,
             position_ids=positions,
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=self._last,
         )
@@ -118,21 +122,18 @@ class Reader:
         padding = int(self._attention.argmax(dim=1).min())
         if padding <= _MOST_LEADING_PADDING:
             return
-        virtual = self._virtual()
-        left = [*range(virtual), *range(virtual + padding, virtual + self.width)]
-        keep_columns(self._cache, torch.tensor(left, device=self._device))
+        left = torch.arange(padding, self.width, device=self._device)
+        keep_columns(self._cache, left)
         self._attention = self._attention[:, padding:]
-
-    def _virtual(self) -> int:
-        """How many learned virtual tokens (see `tuner.soft_prefix`) stand in the cache before all others."""
-        return int(self._cache.get_seq_length()) - self.width
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share (instructions and solved examples), if it pays to read them once.
+    """How many leading tokens all prompts share, if it pays to read them once.
 
     At least one token of each prompt is left to read, since the first answer token comes from it.
     """
+    if len(prompts) < 2:
+        return 0
     ordered = sorted(map(tuple, prompts))
     shared = common_prefix(ordered[0], ordered[-1], min(map(len, prompts)) - 1)
-    return shared if len(prompts) > 1 and shared >= _SHORTEST_SHARED_PREFIX else 0
+    return shared if shared >= _SHORTEST_SHARED_PREFIX else 0
