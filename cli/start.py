@@ -51,7 +51,7 @@ def demo(folder: Path) -> None:
     click.secho("\n3. ask every route the same held-out questions", bold=True)
     evaluate_routes(workspace, settings, None, True, (), as_json=False)
     click.secho("\nNext", bold=True)
-    click.echo(f'  openbook ask --workspace {folder} --route hybrid "Who leads the Capsule Hospital?"')
+    click.echo(f'  openbook ask --workspace {folder} --route hybrid "When was service back after the flood?"')
     click.echo(
         f"  openbook serve --workspace {folder}     # then open http://{settings.serve.host}:{settings.serve.port}"
     )

@@ -23,7 +23,7 @@ Stop = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1)]
 ASK: dict[str, Any] = {
     "model": "hybrid",
-    "messages": [{"role": "user", "content": "Who leads the Capsule Hospital?"}],
+    "messages": [{"role": "user", "content": "When was service back after the flood?"}],
 }
 
 
@@ -114,7 +114,7 @@ class CompletionRequest(SamplingRequest):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "rag", "prompt": "Who leads the Capsule Hospital?"}]}
+        json_schema_extra={"examples": [{"model": "rag", "prompt": "When was service back after the flood?"}]}
     )
 
     prompt: (

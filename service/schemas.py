@@ -19,7 +19,9 @@ class AnswerRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"question": "Who leads the Capsule Hospital?", "route": "hybrid"}]},
+        json_schema_extra={
+            "examples": [{"question": "When was service back after the flood?", "route": "hybrid"}]
+        },
     )
 
     question: QuestionText
@@ -40,7 +42,7 @@ class CompareRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"question": "Who leads the Capsule Hospital?", "routes": ["rag", "hybrid"]}]
+            "examples": [{"question": "When was service back after the flood?", "routes": ["rag", "hybrid"]}]
         },
     )
 

@@ -4,7 +4,7 @@ set -euo pipefail
 
 url=${OPENBOOK_URL:-http://127.0.0.1:8080}
 route=${OPENBOOK_ROUTE:-hybrid}
-question=$(printf '%s' "${1:-Who leads the Capsule Hospital?}" | sed 's/[\\"]/\\&/g')
+question=$(printf '%s' "${1:-When was service back after the flood?}" | sed 's/[\\"]/\\&/g')
 
 post() {
     curl --silent --show-error --fail-with-body --no-buffer "$url$1" \

@@ -30,6 +30,6 @@ class OpenbookRetriever(BaseRetriever):
 
 
 if __name__ == "__main__":
-    question = sys.argv[1] if len(sys.argv) > 1 else "Who leads the Capsule Hospital?"
+    question = sys.argv[1] if len(sys.argv) > 1 else "When was service back after the flood?"
     for found in OpenbookRetriever(k=3).invoke(question):
         print(f"{found.metadata['score']:.3f} {found.metadata['document_id']}: {found.page_content[:80]}")

@@ -30,6 +30,6 @@ class OpenbookRetriever(BaseRetriever):
 
 
 if __name__ == "__main__":
-    question = sys.argv[1] if len(sys.argv) > 1 else "Who leads the Capsule Hospital?"
+    question = sys.argv[1] if len(sys.argv) > 1 else "When was service back after the flood?"
     for found in OpenbookRetriever(k=3).retrieve(question):
         print(f"{found.score:.3f} {found.node.metadata['document_id']}: {found.node.get_content()[:80]}")

@@ -6,7 +6,7 @@ const client = new OpenAI({
   baseURL: `${process.env.OPENBOOK_URL ?? "http://127.0.0.1:8080"}/v1`,
   apiKey: process.env.OPENBOOK_API_KEY ?? "none",
 });
-const question = process.argv[2] ?? "Who leads the Capsule Hospital?";
+const question = process.argv[2] ?? "When was service back after the flood?";
 const messages = [{ role: "user", content: question }];
 
 for await (const route of client.models.list()) {

@@ -9,7 +9,7 @@ client = OpenAI(
     base_url=os.environ.get("OPENBOOK_URL", "http://127.0.0.1:8080") + "/v1",
     api_key=os.environ.get("OPENBOOK_API_KEY", "none"),
 )
-question = sys.argv[1] if len(sys.argv) > 1 else "Who leads the Capsule Hospital?"
+question = sys.argv[1] if len(sys.argv) > 1 else "When was service back after the flood?"
 messages = [{"role": "user", "content": question}]
 
 for route in client.models.list():
