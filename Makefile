@@ -20,7 +20,7 @@ check: $(INSTALLED)  ## formatting, style, types, direction of imports
 serve: demo  ## the demo over HTTP
 	$(BIN)/openbook serve --workspace demo
 
-bench: $(INSTALLED)  ## the four routes on squad-xquad-en; takes most of an hour
+bench: $(INSTALLED)  ## the four routes on squad-xquad-en; takes half an hour
 	$(BIN)/python benchmarks/corpora.py squad-xquad-en
 
 reference: $(INSTALLED)  ## docs/configuration.md from the code

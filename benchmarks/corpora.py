@@ -45,8 +45,8 @@ open_book_passes = 1
     "tofu-authors": """\
 [tune]
 document_passes = 6
-closed_book_passes = 6
-open_book_passes = 2
+closed_book_passes = 3
+open_book_passes = 1
 [routes.base]
 max_new_tokens = 64
 [routes.rag]
@@ -59,8 +59,8 @@ max_new_tokens = 64
     "pubmedqa-mini": """\
 [tune]
 document_passes = 2
-closed_book_passes = 4
-open_book_passes = 6
+closed_book_passes = 2
+open_book_passes = 3
 """,
 }
 

@@ -14,7 +14,7 @@ from service.routes import Route
 BATCH = 64
 """Questions answered between two writes: what an interrupted run loses at most."""
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Grows when answers are kept or computed in another way, so that those of before are not taken for equal."""
 
 
@@ -33,7 +33,7 @@ class Asker(Protocol):
         """One answer per (question, route), in order."""
 
     def keys(self, pairs: Sequence[tuple[str, Route]]) -> Sequence[str]:
-        """For each (question, route) a name of all that its answer depends on: equal keys, equal answers."""
+        """For each (question, route) a name of all that its answer depends on but the rounding of batches."""
 
 
 class LocalAsker:

@@ -39,6 +39,18 @@ def test_shared_prefix_changes_no_answer():
     assert ask(prompts, sampling) == [ask([p], [Sampling(8)])[0] for p in prompts]
 
 
+@pytest.mark.parametrize("start", ["", "These instructions stand before each of the questions. "])
+@pytest.mark.parametrize("max_batch_tokens", [None, 200, 600])
+def test_rows_that_are_read_in_groups_and_join_a_running_batch_are_answered_as_alone(
+    monkeypatch, start, max_batch_tokens
+):
+    monkeypatch.setattr("tuner.reader._TOKENS_AT_ONCE", 60)
+    prompts = [start + "word " * n + "?" for n in (9, 1, 4, 12, 2, 7, 3, 10, 1, 5, 8, 6)]
+    sampling = [Sampling(n) for n in (2, 9, 14, 3, 7, 1, 12, 5, 16, 4, 6, 10)]
+    together = ask(prompts, sampling, max_batch_tokens=max_batch_tokens)
+    assert together == [ask([p], [s])[0] for p, s in zip(prompts, sampling, strict=True)]
+
+
 def test_seeded_sampling_repeats_and_seeds_differ():
     one, same, other = (ask(["abc"], [Sampling(12, temperature=1.0, seed=s)])[0].text for s in (1, 1, 2))
     assert one == same != other

@@ -119,7 +119,8 @@ def test_adapters_of_all_methods_take_turns_on_one_base_model(registry):
 
 
 @pytest.mark.parametrize("method", Method)
-def test_batched_decoding_with_an_adapter_equals_one_prompt_at_a_time(registry, method):
+def test_batched_decoding_with_an_adapter_equals_one_prompt_at_a_time(registry, method, monkeypatch):
+    monkeypatch.setattr("tuner.reader._TOKENS_AT_ONCE", 40)  # in two groups at least
     base = tiny_base()
     prompts = [base.tokenizer("A shared beginning of forty characters. " + p)["input_ids"] for p in PROMPTS]
     ResidentAdapters(base, registry).use(f"{method}@1")

@@ -16,7 +16,7 @@ FinishReason = Literal["stop", "length"]
 
 _BATCH_TOKENS, _BATCH_BYTES = 8192, 512 * 1024 * 1024
 _FEWEST_JOINING = 8
-"""Fewer rows wait for more room, as every reading holds up those under way."""
+"""Fewer rows wait for more room while more than that are running: every reading holds these up."""
 
 
 class DecodingCancelled(Exception):
@@ -79,9 +79,8 @@ def decode(
 ) -> list[Decoded]:
     """Continue every prompt; results stand in the order of the prompts, however they were batched.
 
-    Rows join as others leave. Without `max_batch_tokens`, keys and values under way take about half a
-    gigabyte, or 8,192 tokens.
-    Raises DecodingCancelled between two tokens once `cancelled()` is true.
+    Rows join as others leave. Without `max_batch_tokens`, keys and values under way take half a gigabyte
+    or 8,192 tokens, whichever is more. Raises DecodingCancelled between two tokens once `cancelled()` is true.
     """
     rows = [Row(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
     waiting = sorted(rows, key=lambda row: len(row.prompt))  # those of similar length run together
@@ -91,8 +90,8 @@ def decode(
     while waiting or batch.rows:
         if cancelled():
             raise DecodingCancelled
-        room = _room(waiting, len(batch.rows), most)
-        if room and (not batch.rows or room >= min(_FEWEST_JOINING, len(waiting))):
+        room = _room(waiting, batch.rows, most)
+        if room and room >= min(_FEWEST_JOINING, len(waiting), len(batch.rows)):
             batch.admit(waiting[:room], start)
             waiting = waiting[room:]
         batch.step()
@@ -205,13 +204,19 @@ def _starts(stops: Sequence[str], length: int) -> tuple[str, ...]:
     return tuple(stop[:length] for stop in stops if len(stop) > length)
 
 
-def _room(waiting: Sequence[Row], running: int, max_batch_tokens: int) -> int:
-    """How many of the first of `waiting`, shortest first, may join; one at least if none is running."""
+def _room(waiting: Sequence[Row], running: Sequence[Row], max_batch_tokens: int) -> int:
+    """How many of the first of `waiting` may join, all as wide as the widest; one at least if none is running."""
+    width = max(map(_width, running), default=0)
     for room, row in enumerate(waiting):
-        width = len(row.prompt) + row.sampling.max_new_tokens
-        if (running + room + 1) * width > max_batch_tokens:
+        width = max(width, _width(row))
+        if (len(running) + room + 1) * width > max_batch_tokens:
             return room or int(not running)
     return len(waiting)
+
+
+def _width(row: Row) -> int:
+    """Tokens that the row may come to."""
+    return len(row.prompt) + row.sampling.max_new_tokens
 
 
 def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
