@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from cli.options import json_option, not_empty, workspace_option
+from cli.options import json_option, words, workspace_option
 from indexer.config import Workspace
 from settings import load_settings
 
@@ -59,7 +59,7 @@ def index_verify_command(workspace: Workspace, as_json: bool) -> None:
 @index.command("search")
 @workspace_option
 @json_option
-@click.argument("query", callback=not_empty)
+@click.argument("query", callback=words)
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1, 100))
 def index_search_command(workspace: Workspace, as_json: bool, query: str, k: int) -> None:
     """Show the chunks that QUERY finds, with scores by source."""

@@ -30,8 +30,12 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
-def not_empty(_context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Refuse a text of nothing but spaces."""
+def words(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a text of nothing but spaces, or of bytes that are no text."""
     if not value.strip():
         raise click.BadParameter(f"the {parameter.name} is empty; put words in it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"the {parameter.name} is no UTF-8 text; send it in UTF-8") from error
     return value

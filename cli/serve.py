@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, not_empty, workspace_option
+from cli.options import json_option, words, workspace_option
 from indexer.config import Workspace
 from service.config import routes_from_config
 from service.routes import AUTO
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @workspace_option
 @json_option
-@click.argument("question", callback=not_empty)
+@click.argument("question", callback=words)
 @click.option(
     "--route", default="rag", show_default=True, help="Answer by this one; `auto` takes the one that fits."
 )

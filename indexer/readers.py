@@ -67,7 +67,9 @@ def read_questions(path: Path, documents: Mapping[str, Document] | None = None) 
         questions.append(question)
     unknown.difference_update(documents or ())
     if unknown:
-        logger.warning("%d documents named by questions are not in the corpus", len(unknown))
+        logger.warning(
+            "%d documents named by questions are not in the corpus, among them %r", len(unknown), min(unknown)
+        )
     return questions
 
 
@@ -77,6 +79,10 @@ def _question(
     if line.answers is None:
         raise CorpusError(
             f'{where}: no `answers`; add "answers": ["..."], or [] if the corpus does not answer it'
+        )
+    if "" in line.answers:
+        raise CorpusError(
+            f"{where}: an answer is blank; leave it out, or write [] if the corpus does not answer the question"
         )
     evidence = [Evidence(e.document_id, e.start, e.end) for e in line.evidence]
     if documents is not None:

@@ -85,6 +85,12 @@ def test_question_without_answers_key_is_refused_with_the_remedy(tmp_path: Path)
         read_questions(path)
 
 
+def test_blank_answer_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "q.jsonl", {"question": "A?", "answers": ["x", " "]})
+    with pytest.raises(CorpusError, match=r"line 1: an answer is blank; leave it out"):
+        read_questions(path)
+
+
 def test_repeated_question_is_refused(tmp_path: Path) -> None:
     line = {"question": "A?", "answers": ["x"]}
     with pytest.raises(CorpusError, match=r"line 2: question .* is already in line 1"):
@@ -129,7 +135,7 @@ def test_questions_about_a_document_that_has_gone_can_still_be_read(
 ) -> None:
     path = write_lines(tmp_path / "q.jsonl", {"question": "A?", "answers": ["x"], "document_ids": ["gone"]})
     assert read_questions(path, {})[0].document_ids == ("gone",)
-    assert "1 documents named by questions are not in the corpus" in caplog.text
+    assert "1 documents named by questions are not in the corpus, among them '" in caplog.text
 
 
 NOUNS = [f"{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrst"]

@@ -141,9 +141,10 @@ def test_untrained_adapter_says_how_to_train_it(workspace):
 
 
 @pytest.mark.parametrize("command", [("ask",), ("index", "search")])
-def test_empty_questions_are_refused(workspace, command):
-    result = run(*command, "  ", "--workspace", workspace)
-    assert (result.returncode, "is empty" in result.stderr) == (2, True)
+@pytest.mark.parametrize(("question", "reason"), [("  ", "is empty"), ("x\udcff y", "is no UTF-8 text")])
+def test_questions_that_are_no_text_are_refused(workspace, command, question, reason):
+    result = run(*command, question, "--workspace", workspace)
+    assert (result.returncode, reason in result.stderr) == (2, True)
 
 
 def test_unknown_option_is_a_usage_error(workspace):
