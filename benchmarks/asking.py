@@ -28,13 +28,17 @@ class Reply:
 Ask = Callable[[httpx.AsyncClient, Task], Awaitable[Reply]]
 
 
-def ask_ours(count_tokens: Callable[[str], int]) -> Ask:
+def ask_ours(count_tokens: Callable[[str], int], whole: bool = False) -> Ask:
+    """By chat, as clients do; with `whole` every answer has all of its NEW_TOKENS."""
+
     async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
         body = {
             "model": task.route,
             "messages": [{"role": "user", "content": task.question}],
             "max_tokens": NEW_TOKENS,
             "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"ignore_eos": True} if whole else {}),
         }
         return await _read(
             client, "/v1/chat/completions", body, count_tokens, lambda c: c["delta"].get("content")
@@ -43,8 +47,13 @@ def ask_ours(count_tokens: Callable[[str], int]) -> Ask:
     return ask
 
 
-def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int]) -> Ask:
-    """The same prompts for another server; tasks with an adapter go to `lora`, if the server has one."""
+def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int], whole: bool = False) -> Ask:
+    """The same prompts for another server; tasks with an adapter go to `lora`, if the server has one.
+
+    `whole` is said as vLLM, llama.cpp and transformers each understand it.
+    """
+    endless = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
+    ends = {"ignore_eos": True, "generation_config": json.dumps(endless)} if whole else {}
 
     async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
         body = {
@@ -53,7 +62,9 @@ def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int]) -
             "max_tokens": NEW_TOKENS,
             "temperature": 0.0,
             "stream": True,
-            **({"stop": list(task.stop)} if task.stop else {}),
+            "stream_options": {"include_usage": True},
+            **ends,
+            **({"stop": list(task.stop)} if task.stop and not whole else {}),
         }
         return await _read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"))
 
@@ -68,7 +79,7 @@ async def _read(
     text_of: Callable[[dict[str, Any]], str | None],
 ) -> Reply:
     """One streamed reply; a server that is busy is asked again after a moment."""
-    started, first, text = time.monotonic(), 0.0, ""
+    started, first, text, tokens = time.monotonic(), 0.0, "", None
     async with client.stream("POST", path, json=body) as response:
         if response.status_code == 503:
             await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
@@ -80,12 +91,14 @@ async def _read(
             event = json.loads(line.removeprefix("data: "))
             if "choices" not in event:
                 raise RuntimeError(f"{path}: {event}")
+            if event.get("usage"):
+                tokens = int(event["usage"]["completion_tokens"])
             for choice in event["choices"]:
                 if piece := text_of(choice):
                     first = first or time.monotonic() - started
                     text += piece
     seconds = time.monotonic() - started
-    return Reply(text, count_tokens(text), first or seconds, seconds)
+    return Reply(text, count_tokens(text) if tokens is None else tokens, first or seconds, seconds)
 
 
 def measure(url: str, ask: Ask, tasks: Sequence[Task], clients: int) -> tuple[list[Reply], float]:

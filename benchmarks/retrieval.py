@@ -3,7 +3,7 @@
     python benchmarks/retrieval.py [--data ../shared/data] [--sample-only]
 
 Prints one Markdown table a question set. A question is found by the first chunk that covers at least half of a gold
-span or contains the sentence with the answer; where there are no gold spans, by the first chunk of a gold document.
+span (the sentence with the answer, if there is one); where there are no gold spans, by the first of a gold document.
 `@n` is the share of questions found in the first n chunks; `within t tokens` the share found in the chunks, best first,
 that fit into t encoder tokens together, which is the fair comparison with whole paragraphs, since those are longer.
 """
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.chunking import Span, sentence_spans
 from indexer.config import IndexConfig, ModelConfig, Workspace
-from indexer.corpus import Document, Evidence, Question, Split
+from indexer.corpus import Document, Question, Split
 from indexer.encoding import Encoder, load_encoder
 from indexer.readers import read_documents, read_questions
 from indexer.retrieval_metrics import covers
@@ -76,10 +75,7 @@ def compare(name: str, documents_path: Path, questions_path: Path, encoder: Enco
                 continue
             print(f"**{name}, {part}** ({len(rows)} questions)\n")
             print_table(
-                {
-                    way: [(questions[i], documents, rankings[i]) for i in rows]
-                    for way, rankings in found.items()
-                },
+                {way: [(questions[i], rankings[i]) for i in rows] for way, rankings in found.items()},
                 encoder,
             )
 
@@ -130,18 +126,16 @@ def search_paragraphs(documents: Sequence[Document], encoder: Encoder) -> Search
     return search
 
 
-Found = tuple[Question, dict[str, Document], list[Chunk]]
+Found = tuple[Question, list[Chunk]]
 
 
 def print_table(ways: dict[str, list[Found]], encoder: Encoder) -> None:
     lengths = {
         chunk: encoder.count_tokens(chunk.text)
-        for chunk in {
-            chunk for rankings in ways.values() for _, _, chunks in rankings for chunk in chunks[:20]
-        }
+        for chunk in {chunk for rankings in ways.values() for _, chunks in rankings for chunk in chunks[:20]}
     }
     paragraph = np.mean(
-        [lengths[chunk] for _, _, chunks in ways["whole paragraphs, dense"] for chunk in chunks[:5]]
+        [lengths[chunk] for _, chunks in ways["whole paragraphs, dense"] for chunk in chunks[:5]]
     )
     budgets = [round(float(n * paragraph)) for n in CUTOFFS]
     print("| | " + " | ".join([f"@{n}" for n in CUTOFFS] + [f"within {b} tokens" for b in budgets]) + " |")
@@ -150,7 +144,7 @@ def print_table(ways: dict[str, list[Found]], encoder: Encoder) -> None:
         ranks = [first_rank(*found) for found in rankings]
         shares = [sum(rank is not None and rank <= n for rank in ranks) / len(ranks) for n in CUTOFFS]
         for budget in budgets:
-            within = [fitting([lengths[c] for c in chunks[:20]], budget) for _, _, chunks in rankings]
+            within = [fitting([lengths[c] for c in chunks[:20]], budget) for _, chunks in rankings]
             shares.append(
                 sum(rank is not None and rank <= n for rank, n in zip(ranks, within, strict=True))
                 / len(ranks)
@@ -164,35 +158,15 @@ def fitting(lengths: Sequence[int], budget: int) -> int:
     return max(1, int(np.searchsorted(np.cumsum(lengths), budget, side="right")))
 
 
-def first_rank(question: Question, documents: dict[str, Document], chunks: Sequence[Chunk]) -> int | None:
-    gold = [
-        *question.evidence,
-        *(sentence for span in question.evidence for sentence in answer_sentences(question, documents, span)),
-    ]
+def first_rank(question: Question, chunks: Sequence[Chunk]) -> int | None:
     for rank, chunk in enumerate(chunks, start=1):
         if (
-            any(finds(chunk, span, span in question.evidence) for span in gold)
+            any(covers(span, chunk) for span in question.evidence)
             if question.evidence
             else chunk.document_id in question.document_ids
         ):
             return rank
     return None
-
-
-def finds(chunk: Chunk, span: Evidence, half_is_enough: bool) -> bool:
-    if half_is_enough:
-        return covers(span, chunk)
-    return chunk.document_id == span.document_id and chunk.start <= span.start and span.end <= chunk.end
-
-
-def answer_sentences(question: Question, documents: dict[str, Document], gold: Evidence) -> list[Evidence]:
-    """The sentences of a gold span in which an accepted answer stands."""
-    text = documents[gold.document_id].text
-    return [
-        Evidence(gold.document_id, start, end)
-        for start, end in sentence_spans(text, Span(gold.start, gold.end, ""))
-        if any(answer.casefold() in text[start:end].casefold() for answer in question.answers)
-    ]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from indexer.chunking import Span, sentence_spans
 from indexer.config import IndexConfig
 from indexer.corpus import CorpusError, Document, Evidence, Question, Split
 from indexer.files import hash_text
@@ -35,8 +36,9 @@ def read_documents(path: Path, parser: Parser | None = None) -> list[Document]:
 def read_questions(path: Path, documents: Mapping[str, Document] | None = None) -> list[Question]:
     """The questions of a `.jsonl` file, in its order; unknown keys are ignored.
 
-    `section_ids` ("DOC#p3": the fourth paragraph of DOC) need `documents` to become evidence. Named documents
-    that are not in `documents` are logged, not refused: a corpus may lose one that questions still name.
+    `section_ids` ("DOC#p3": the fourth paragraph of DOC) need `documents` to become evidence: the sentence of the
+    paragraph that holds an answer, or all of it if none does. Named documents that are not in `documents` are
+    logged, not refused: a corpus may lose one that questions still name.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; set [eval] questions to a .jsonl file of questions")
@@ -86,7 +88,8 @@ def _question(
         )
     evidence = [Evidence(e.document_id, e.start, e.end) for e in line.evidence]
     if documents is not None:
-        evidence += [found for section in line.section_ids if (found := _section(section, documents, where))]
+        sections = [found for section in line.section_ids if (found := _section(section, documents, where))]
+        evidence += [_narrowed(section, documents[section.document_id].text, line) for section in sections]
     for span in evidence:
         length = (
             len(documents[span.document_id].text) if documents and span.document_id in documents else span.end
@@ -120,6 +123,28 @@ def _section(section_id: str, documents: Mapping[str, Document], where: str) -> 
         )
     start = paragraphs[index].start()
     return Evidence(document_id, start, start + len(paragraphs[index].group().rstrip()))
+
+
+def _narrowed(section: Evidence, text: str, line: _QuestionLine) -> Evidence:
+    """The sentence with an accepted answer, of several the one nearest to the question; else the whole section.
+
+    A section may be cut into chunks of which one has most of it and another the answer.
+    """
+    answers = [answer.casefold() for answer in line.answers or ()]
+    asked = set(_words(line.question))
+    holding = [
+        (start, end)
+        for start, end in sentence_spans(text, Span(section.start, section.end, ""))
+        if any(answer in text[start:end].casefold() for answer in answers)
+    ]
+    if not holding:
+        return section
+    start, end = max(holding, key=lambda span: len(asked.intersection(_words(text[span[0] : span[1]]))))
+    return Evidence(section.document_id, start, end)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
 
 
 class _EvidenceLine(BaseModel):

@@ -212,7 +212,8 @@ class Answerer:
             for (question, route), found in zip(pairs, hits, strict=True):
                 adapter = self._registry.resolve(route.adapter).key if route.adapter else None
                 chosen = sampling or Sampling(route.max_new_tokens)
-                stops = dict.fromkeys((*chosen.stop, *STYLES[route.prompt].stop))
+                ends = () if chosen.ignore_eos else STYLES[route.prompt].stop
+                stops = dict.fromkeys((*chosen.stop, *ends))
                 chosen = replace(chosen, stop=tuple(stops))
                 examples = examples_for(question, route, self._examples)
                 prompt, shown = fit_prompt(self.base, question, route, found, examples, chosen.max_new_tokens)

@@ -169,6 +169,8 @@ def _body(model: str, request: GenerationRequest) -> dict[str, Any]:
     }
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    if sampling.ignore_eos:
+        body["ignore_eos"] = True
     if sampling.logprobs is not None:
         body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     return body

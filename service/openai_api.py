@@ -65,6 +65,7 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
             top_p=1.0 if body.top_p is None else body.top_p,
             seed=secrets.randbits(62) if body.seed is None else body.seed,
             stop=body.stop_strings(),
+            ignore_eos=bool(body.ignore_eos),
             logprobs=logprobs,
         )
         if token_prompts:

@@ -47,6 +47,8 @@ class SamplingRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
+    ignore_eos: bool | None = None
+    """As vLLM's: the answer goes on to `max_tokens` or a string of `stop`, whatever the model or the route would do."""
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     where: Filter | None = None
     """Not OpenAI's: restricts what is looked up (`extra_body={"where": {...}}` in their client)."""

@@ -107,6 +107,25 @@ def test_section_ids_become_the_evidence_of_that_paragraph(tmp_path: Path) -> No
     assert question.document_ids == ("d",)
 
 
+def test_evidence_of_a_section_is_the_sentence_that_answers_the_question(tmp_path: Path) -> None:
+    first, second = (
+        "The gate was built of oak in 1912 by two brothers.",
+        "The tower has stood there since 1912.",
+    )
+    documents = {"d": Document("d", "D", f"No part of it: 1912.\n\n{first} {second} It is closed in winter.")}
+    asked = {"answers": ["1912"], "section_ids": ["d#p1"]}
+    path = write_lines(
+        tmp_path / "q.jsonl",
+        {"question": "Since when has the tower stood?", **asked},
+        {"question": "When was the gate built?", **asked},
+        {"question": "Is it open?", "answers": ["no"], "section_ids": ["d#p1"]},
+    )
+    spans = [
+        documents["d"].text[e.start : e.end] for q in read_questions(path, documents) for e in q.evidence
+    ]
+    assert spans == [second, first, f"{first} {second} It is closed in winter."]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

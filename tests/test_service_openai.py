@@ -9,7 +9,7 @@ from openai import OpenAI
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.config import ServeConfig
+from service.config import RouteConfig, ServeConfig
 from service.model_thread import ModelThread
 from tests.fakes_service import FailsLater, ScriptedGenerator, make_answerer
 from tests.tiny import tiny_adapter, tiny_base
@@ -26,7 +26,8 @@ def generator() -> ScriptedGenerator:
 def client(tmp_path: Path, generator: ScriptedGenerator, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAI]:
     monkeypatch.setenv("OPENBOOK_API_KEY", "sesame")
     tiny_adapter(tmp_path, tiny_base())
-    answerer = make_answerer(tmp_path, generator)
+    routes = {"rag": RouteConfig(k=3), "lines": RouteConfig(prompt="completion")}
+    answerer = make_answerer(tmp_path, generator, tables=routes)
     app = create_app(answerer, ModelThread(generator), ServeConfig(max_new_tokens=100))
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as http_client:
         yield OpenAI(api_key="sesame", base_url="http://127.0.0.1/v1", http_client=http_client, max_retries=0)
@@ -53,7 +54,7 @@ def test_stock_client_gets_an_answer_with_usage_and_citations(
 
 
 def test_stock_client_lists_the_routes(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["base", "rag", "tuned", "hybrid"]
+    assert [model.id for model in client.models.list()] == ["base", "rag", "tuned", "hybrid", "lines"]
     assert client.models.retrieve("rag").id == "rag"
 
 
@@ -71,6 +72,17 @@ def test_sampling_settings_reach_the_generator(client: OpenAI, generator: Script
     sampling = generator.history[0][0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.7, 0.9, 3)
     assert (sampling.max_new_tokens, sampling.stop) == (5, ("\n",))
+
+
+def test_answers_of_full_length_end_neither_with_the_model_nor_with_the_route(
+    client: OpenAI, generator: ScriptedGenerator
+) -> None:
+    for more in ({}, {"ignore_eos": True}):
+        client.chat.completions.create(model="lines", messages=ASK, stop=["END"], extra_body=more)
+        client.completions.create(model="lines", prompt="How high?", stop=["END"], extra_body=more)
+    samplings = [request.sampling for batch in generator.history for request in batch]
+    usual, whole = (False, ("END", "\n")), (True, ("END",))
+    assert [(s.ignore_eos, s.stop) for s in samplings] == [usual, usual, whole, whole]
 
 
 def test_settings_left_out_mean_the_routes_length_and_greedy(

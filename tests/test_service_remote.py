@@ -91,6 +91,11 @@ def test_prompt_is_sent_as_token_ids_with_the_sampling_of_the_request(
     assert fake.keys == [f"Bearer {KEY}"]
 
 
+def test_a_server_is_told_to_go_on_where_its_model_would_end(remote: RemoteGenerator, fake: Fake) -> None:
+    remote.generate([GenerationRequest((5, 0, 7), None, Sampling(9, ignore_eos=True))])
+    assert fake.bodies[0]["ignore_eos"] is True
+
+
 def test_answer_is_stripped_and_counted_by_the_server(remote: RemoteGenerator, fake: Fake) -> None:
     fake.script.append(answers(" a fine", " answer", " \n and more", finish="length", tokens=12))
     assert remote.generate([REQUEST]) == [Decoded("a fine answer", 3, 12, "length")]

@@ -69,6 +69,15 @@ def test_stop_string_ends_and_is_left_out():
     assert stopped.finish_reason == "stop"
 
 
+def test_an_answer_may_go_on_where_the_model_would_end_it(monkeypatch):
+    usual = ask(["abc"], [Sampling(12, logprobs=0)])[0]
+    ends = {usual.logprobs[4].token}
+    monkeypatch.setattr("tuner.decoding._stop_ids", lambda model, tokenizer: ends)
+    assert ask(["abc"], [Sampling(12)])[0].completion_tokens <= 4
+    whole = ask(["abc"], [Sampling(12, ignore_eos=True)])[0]
+    assert (whole.completion_tokens, whole.text, whole.finish_reason) == (12, usual.text, "length")
+
+
 def test_cancelled_decoding_raises():
     with pytest.raises(DecodingCancelled):
         ask(["abc"], [Sampling(12)], cancelled=lambda: True)

@@ -32,6 +32,8 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Go on where the model would end, up to `max_new_tokens` or a stop string."""
     logprobs: int | None = None
     """How many of the likeliest tokens to report at every place beside the chosen one; None reports nothing."""
 
@@ -221,7 +223,7 @@ def _width(row: Row) -> int:
 
 def _advance(row: Row, token: int, stop_ids: set[int], tokenizer: Any) -> FinishReason | None:
     """Take in one token; the reason if the row is finished."""
-    if token in stop_ids:
+    if token in stop_ids and not row.sampling.ignore_eos:
         return "stop"
     row.tokens.append(token)
     if row.sampling.stop:
