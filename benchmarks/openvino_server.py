@@ -31,10 +31,11 @@ class Engine:
         self._work = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def add(self, prompt: str, max_tokens: int, stop: list[str]) -> Any:
+    def add(self, prompt: str, max_tokens: int, stop: list[str], ignore_eos: bool) -> Any:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = max_tokens
         config.do_sample = False
+        config.ignore_eos = ignore_eos
         config.apply_chat_template = False
         if stop:
             config.stop_strings = set(stop)
@@ -62,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        handle = self.engine.add(body["prompt"], body["max_tokens"], body.get("stop", []))
+        stop, ignore_eos = body.get("stop", []), body.get("ignore_eos", False)
+        handle = self.engine.add(body["prompt"], body["max_tokens"], stop, ignore_eos)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
@@ -79,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             if text.startswith(sent) and not text.endswith("\ufffd"):
                 self._send({"choices": [{"text": text[len(sent) :]}]})
                 sent = text
+        self._send({"choices": [], "usage": {"completion_tokens": len(ids)}})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _send(self, event: dict[str, Any]) -> None:
