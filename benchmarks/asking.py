@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,13 @@ def ask_ours(count_tokens: Callable[[str], int], whole: bool = False) -> Ask:
     return ask
 
 
-def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int], whole: bool = False) -> Ask:
+def ask_peer(
+    model: str, lora: str | None, count_tokens: Callable[[str], int], endless: Mapping[str, object]
+) -> Ask:
     """The same prompts for another server; tasks with an adapter go to `lora`, if the server has one.
 
-    `whole` is said as vLLM, llama.cpp and transformers each understand it.
+    `endless` is what the server must be told for every answer to have all of its NEW_TOKENS; empty if they may end.
     """
-    endless = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
-    ends = {"ignore_eos": True, "generation_config": json.dumps(endless)} if whole else {}
 
     async def ask(client: httpx.AsyncClient, task: Task) -> Reply:
         body = {
@@ -63,8 +63,8 @@ def ask_peer(model: str, lora: str | None, count_tokens: Callable[[str], int], w
             "temperature": 0.0,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **ends,
-            **({"stop": list(task.stop)} if task.stop and not whole else {}),
+            **endless,
+            **({"stop": list(task.stop)} if task.stop and not endless else {}),
         }
         return await _read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"))
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import httpx
 from asking import ask_ours, ask_peer, measure, resident_megabytes, summary
 from load import health, load_checks, one_adapter_more, overload, soak
 from serving import (
+    NEW_TOKENS,
     RESULTS,
     Results,
     Task,
@@ -125,7 +127,7 @@ def measure_peers(
                     known = (
                         str(model) if name.startswith(TRANSFORMERS) else models.get(name) or first_model(url)
                     )
-                    peer = ask_peer(known, loras.get(name), count_tokens, whole)
+                    peer = ask_peer(known, loras.get(name), count_tokens, endless(name) if whole else {})
                     measure(url, peer, tasks[:4], 1)
                     replies, seconds = measure(url, peer, tasks, arguments.clients)
                     return {**summary(replies, seconds), "resident MB": resident_megabytes(pid)}
@@ -134,6 +136,13 @@ def measure_peers(
 
         for whole in (True, False):
             results.part(part_name(name, arguments.clients, whole), lambda whole=whole: timed(whole))
+
+
+def endless(server_name: str) -> dict[str, object]:
+    """What has a peer go on to the last token: transformers has no word for it, but takes a whole configuration."""
+    if server_name.startswith(TRANSFORMERS):
+        return {"generation_config": json.dumps({"do_sample": False, "max_new_tokens": NEW_TOKENS})}
+    return {"ignore_eos": True}
 
 
 def part_name(server_name: str, clients: int, whole: bool) -> str:
