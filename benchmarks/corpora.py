@@ -37,10 +37,11 @@ RESULTS = Path(__file__).parent / "results"
 SETTINGS: Mapping[str, str] = {
     "squad-xquad-en": """\
 [tune]
-document_passes = 3
-cloze_passes = 0
+document_passes = 4
 closed_book_passes = 1
-open_book_passes = 1
+open_book_passes = 2
+learning_rate = 1e-3
+open_book_rate = 0.4
 """,
     "tofu-authors": """\
 [tune]

@@ -21,7 +21,6 @@ from transformers import (
     Qwen3Config,
 )
 
-from tuner.attention import use_grouped_attention
 from tuner.base_model import BaseModel, prepare_tokenizer
 from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
@@ -34,7 +33,6 @@ from tuner.lora import ADAPTER
 from tuner.loss import batch_loss, has_plain_head
 from tuner.methods import attach
 from tuner.prompt import build_prompt
-from tuner.row_blocks import takes_blocks
 from tuner.train import train
 
 TOKENIZER = tiny_tokenizer()
@@ -67,7 +65,6 @@ CONFIGS = {
     "cohere": CohereConfig(**SIZES, logit_scale=0.25),
     "granite": GraniteConfig(**SIZES, logits_scaling=4.0),
 }
-WINDOWED = {"mistral", "gemma2", "gemma3"}
 NOT_PLAIN = {"gemma2", "phi", "cohere", "granite"}
 SETTINGS = TuneConfig(rank=4, learning_rate=1e-2, tokens_per_step=256, dev_checks=1, virtual_tokens=4)
 
@@ -151,44 +148,6 @@ def test_methods_beside_lora_decode_in_batches_as_one_at_a_time(name, method):
     together = decode(base.model, TOKENIZER, prompts, [Sampling(6)] * 3)
     assert together == [decode(base.model, TOKENIZER, [p], [Sampling(6)])[0] for p in prompts]
     attached.detach()
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_answers_from_blocks_of_rows_are_those_from_one_padded_cache(name, monkeypatch):
-    base = base_of(name)
-    use_grouped_attention(base.model)
-    assert takes_blocks(base.model) is (name not in WINDOWED)
-    start = "These words stand before every one of the questions that are asked here. "
-    texts = ["When?", *(start + "word " * n for n in (1, 2, 40)), "How many steps has the tower?" * 3]
-    prompts, sampling = [TOKENIZER(text)["input_ids"] for text in texts], [Sampling(40, logprobs=2)] * 5
-    ours = decode(base.model, TOKENIZER, prompts, sampling)
-    monkeypatch.setattr("tuner.reader.takes_blocks", lambda model: False)
-    padded = decode(base.model, TOKENIZER, prompts, sampling)
-    assert [d.text for d in ours] == [d.text for d in padded]
-    for one, other in zip(ours, padded, strict=True):
-        for a, b in zip(one.logprobs, other.logprobs, strict=True):
-            assert a.logprob == pytest.approx(b.logprob, abs=1e-3)
-
-
-@pytest.mark.parametrize("method", [Method.PREFIX_TUNING, Method.PROMPT_TUNING])
-def test_virtual_tokens_are_kept_in_a_padded_cache(method):
-    base = base_of("llama")
-    use_grouped_attention(base.model)
-    attached = attach(base.model, SETTINGS.model_copy(update={"method": method}))
-    assert not takes_blocks(base.model)
-    attached.detach()
-    assert takes_blocks(base.model)
-
-
-def test_a_model_that_does_not_hand_on_what_its_attention_needs_is_noticed():
-    base = base_of("llama")
-    use_grouped_attention(base.model)
-    for layer in base.model.model.layers:
-        attend = layer.self_attn.forward
-        layer.self_attn.forward = lambda *args, attend=attend, row_blocks=None, **kwargs: attend(
-            *args, **kwargs
-        )
-    assert not takes_blocks(base.model)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi"])

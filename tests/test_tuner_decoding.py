@@ -3,19 +3,8 @@ import torch
 from tiny import tiny_base
 
 from tuner.decoding import DecodingCancelled, Row, RunningBatch, Sampling, decode, finished, text_so_far
-from tuner.row_blocks import takes_blocks
 
 BASE = tiny_base()
-
-
-@pytest.fixture(params=["blocks", "padded"], autouse=True)
-def kept_in(request, monkeypatch):
-    """How keys and values are kept: as on a CPU, or as every model and device can."""
-    if request.param == "padded":
-        monkeypatch.setattr("tuner.reader.takes_blocks", lambda model: False)
-    else:
-        assert takes_blocks(BASE.model)
-    return request.param
 
 
 def ask(prompts, sampling, **options):
@@ -127,16 +116,14 @@ def test_cancelled_row_leaves_and_the_others_go_on_unchanged():
     ]
 
 
-def test_padding_of_rows_that_have_left_is_cut_off(kept_in):
+def test_padding_of_rows_that_have_left_is_cut_off():
     long, short = row("long " * 40, Sampling(2)), row("a", Sampling(12))
     batch = RunningBatch(BASE.model, BASE.tokenizer)
     batch.admit([long])
     batch.admit([short])
     while batch.rows:
         batch.step()
-        kept = batch._reader._rows
-        width = kept._attention.shape[1] if kept_in == "padded" else sum(b.width for b in kept._blocks)
-        assert width < 60 or len(batch.rows) == 2
+    assert batch._reader.width < 60
     assert finished(short, BASE.tokenizer) == ask(["a"], [Sampling(12)])[0]
 
 

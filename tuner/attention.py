@@ -12,10 +12,6 @@ from transformers.masking_utils import sdpa_mask
 
 GROUPED = "grouped-decode"
 """Torch's fused attention for prompts, and two plain products over grouped query heads for single tokens."""
-BLOCKS = "row_blocks"
-"""The option of a model's call that holds the keys and values of single tokens' rows (`row_blocks.py`)."""
-EXTRAS = ("softcap", "s_aux", "position_bias")
-"""What some models add to the scores; they come as options of the call."""
 
 
 def use_grouped_attention(model: Any) -> None:
@@ -52,11 +48,6 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """As transformers calls it: `query` [rows, heads, tokens, dim], `key` and `value` [rows, groups, places, dim]."""
     rows, heads, tokens, dim = query.shape
-    scale = dim**-0.5 if scaling is None else scaling
-    if (blocks := options.get(BLOCKS)) is not None:
-        if tokens > 1 or any(options.get(name) is not None for name in EXTRAS):
-            raise ValueError("blocks of rows take single tokens, and nothing is added to their scores")
-        return blocks.attend(module.layer_idx, query, key, value, scale), None
     # A mask for each head, and biases (which come in the options), are rare: the fused kernel knows them.
     plain = options.get("position_bias") is None and (attention_mask is None or attention_mask.shape[1] == 1)
     if tokens > 1 or dropout or not plain:
@@ -67,7 +58,7 @@ def _attend(
     groups, places = key.shape[1], key.shape[2]
     grouped = query.reshape(rows * groups, heads // groups, dim)
     scores = torch.bmm(grouped, key.reshape(rows * groups, places, dim).transpose(1, 2)).float()
-    scores = scores.mul_(scale).view(rows, groups, -1, places)
+    scores = scores.mul_(dim**-0.5 if scaling is None else scaling).view(rows, groups, -1, places)
     if attention_mask is not None:
         shown = attention_mask[..., :places]
         scores = scores.masked_fill(~shown, -torch.inf) if shown.dtype == torch.bool else scores + shown

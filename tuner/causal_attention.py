@@ -14,9 +14,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tuner.attention import EXTRAS
-
 CAUSAL = "causal-training"
+_EXTRAS = ("softcap", "s_aux", "position_bias")
+"""What some models add to the scores; they come as options of the call."""
 
 
 def _attend(
@@ -33,7 +33,7 @@ def _attend(
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     plain = attention_mask is None and query.shape[2] == key.shape[2] and causal and not dropout
-    if not plain or any(options.get(name) is not None for name in EXTRAS):
+    if not plain or any(options.get(name) is not None for name in _EXTRAS):
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )

@@ -18,7 +18,7 @@ from tuner.base_model import BaseModel
 from tuner.fast_lora import leave_fast_lora, use_fast_lora
 from tuner.ia3 import Ia3
 from tuner.lora import unload
-from tuner.machine import return_freed_memory
+from tuner.machine import return_holes
 from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
 from tuner.soft_prefix import SoftPrefix
 from tuner.swapping import SwappedTensors
@@ -116,7 +116,7 @@ class ResidentAdapters:
             self._held[key] = None
         else:
             self._held[key] = saved
-        return_freed_memory()  # the files were read twice, in hundreds of small pieces
+        return_holes()  # the files were read twice, in hundreds of small pieces
         log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)
 
     def _load_lora(self, key: str, path: Path) -> None:

@@ -54,6 +54,12 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
+def return_holes() -> None:
+    """Give back what is free now, and leave the allocator as it is."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 class Holes:
     """Batches of many shapes leave holes of many sizes in the heap, which add up to gigabytes if they are kept."""
 
