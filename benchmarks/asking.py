@@ -41,7 +41,7 @@ def ask_ours(count_tokens: Callable[[str], int], whole: bool = False) -> Ask:
             **({"ignore_eos": True} if whole else {}),
         }
         return await _read(
-            client, "/v1/chat/completions", body, count_tokens, lambda c: c["delta"].get("content")
+            client, "/v1/chat/completions", body, count_tokens, lambda c: c["delta"].get("content"), whole
         )
 
     return ask
@@ -66,7 +66,8 @@ def ask_peer(
             **endless,
             **({"stop": list(task.stop)} if task.stop and not endless else {}),
         }
-        return await _read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"))
+        whole = bool(endless)
+        return await _read(client, "/v1/completions", body, count_tokens, lambda c: c.get("text"), whole)
 
     return ask
 
@@ -77,13 +78,17 @@ async def _read(
     body: dict[str, object],
     count_tokens: Callable[[str], int],
     text_of: Callable[[dict[str, Any]], str | None],
+    whole: bool,
 ) -> Reply:
-    """One streamed reply; a server that is busy is asked again after a moment."""
+    """One streamed reply; a server that is busy is asked again after a moment.
+
+    Raises RuntimeError if it is `whole` and the server counts other than NEW_TOKENS.
+    """
     started, first, text, tokens = time.monotonic(), 0.0, "", None
     async with client.stream("POST", path, json=body) as response:
         if response.status_code == 503:
             await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
-            return await _read(client, path, body, count_tokens, text_of)
+            return await _read(client, path, body, count_tokens, text_of, whole)
         response.raise_for_status()
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
@@ -98,6 +103,8 @@ async def _read(
                     first = first or time.monotonic() - started
                     text += piece
     seconds = time.monotonic() - started
+    if whole and tokens is not None and tokens != NEW_TOKENS:
+        raise RuntimeError(f"{path}: an answer of {tokens} tokens instead of {NEW_TOKENS}")
     return Reply(text, count_tokens(text) if tokens is None else tokens, first or seconds, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What the service does under load: overload, long prompts, adapters more, many requests.
+"""What the service does under load: overload, long prompts, one adapter more, many requests.
 
 Imported by `serve.py`; run by itself it does nothing.
 """

@@ -43,6 +43,7 @@ from serving import (
 )
 
 TRANSFORMERS = "transformers serve"
+WHOLE = f"{NEW_TOKENS} tokens each"
 WARM_UP = 8
 
 
@@ -141,13 +142,14 @@ def measure_peers(
 def endless(server_name: str) -> dict[str, object]:
     """What has a peer go on to the last token: transformers has no word for it, but takes a whole configuration."""
     if server_name.startswith(TRANSFORMERS):
-        return {"generation_config": json.dumps({"do_sample": False, "max_new_tokens": NEW_TOKENS})}
+        configuration = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "eos_token_id": -1}
+        return {"generation_config": json.dumps(configuration)}
     return {"ignore_eos": True}
 
 
 def part_name(server_name: str, clients: int, whole: bool) -> str:
     many = "one at a time" if clients == 1 else f"{clients} clients"
-    return f"{server_name}, {many}, {'32 tokens each' if whole else 'as answers end'}"
+    return f"{server_name}, {many}, {WHOLE if whole else 'as answers end'}"
 
 
 def first_model(url: str) -> str:
@@ -162,7 +164,7 @@ def report(parts: dict[str, Any], tasks: Sequence[Task], clients: int) -> int:
         if "failed" in part:
             print(f"| {name} | {part['failed']} | | | | | | |")
         elif "tokens a second" in part:
-            ours = parts[part_name("ours", clients, name.endswith("tokens each"))]
+            ours = parts[part_name("ours", clients, name.endswith(WHOLE))]
             ratio = ours["tokens a second"] / max(part["tokens a second"], 0.1)
             figures = [part[k] for k in ("tokens a second", "seconds p50", "seconds p95")]
             figures += [part[k] for k in ("first token p50", "first token p95", "resident MB")]
@@ -179,7 +181,7 @@ def report(parts: dict[str, Any], tasks: Sequence[Task], clients: int) -> int:
             _ratio(f"at least {least} times {name}", together, part, least)
             for name, part in parts.items()
             for least in [2 if name.startswith(TRANSFORMERS) else 3]
-            if name.endswith("tokens each") and (name.startswith(TRANSFORMERS) or "vllm" in name.lower())
+            if name.endswith(WHOLE) and (name.startswith(TRANSFORMERS) or "vllm" in name.lower())
         ),
         *load_checks(parts),
     ]

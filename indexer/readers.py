@@ -130,17 +130,22 @@ def _narrowed(section: Evidence, text: str, line: _QuestionLine) -> Evidence:
 
     A section may be cut into chunks of which one has most of it and another the answer.
     """
-    answers = [answer.casefold() for answer in line.answers or ()]
+    answers = [_padded(answer) for answer in line.answers or () if _words(answer)]
     asked = set(_words(line.question))
     holding = [
         (start, end)
         for start, end in sentence_spans(text, Span(section.start, section.end, ""))
-        if any(answer in text[start:end].casefold() for answer in answers)
+        if any(answer in _padded(text[start:end]) for answer in answers)
     ]
     if not holding:
         return section
     start, end = max(holding, key=lambda span: len(asked.intersection(_words(text[span[0] : span[1]]))))
     return Evidence(section.document_id, start, end)
+
+
+def _padded(text: str) -> str:
+    """Words with a space on either side of each, so that `no` is not found in `north`."""
+    return f" {' '.join(_words(text))} "
 
 
 def _words(text: str) -> list[str]:

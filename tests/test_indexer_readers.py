@@ -112,7 +112,13 @@ def test_evidence_of_a_section_is_the_sentence_that_answers_the_question(tmp_pat
         "The gate was built of oak in 1912 by two brothers.",
         "The tower has stood there since 1912.",
     )
-    documents = {"d": Document("d", "D", f"No part of it: 1912.\n\n{first} {second} It is closed in winter.")}
+    documents = {
+        "d": Document(
+            "d",
+            "D",
+            f"No part of it: 1912.\n\n{first} {second} It is closed in winter, as the north wind blows.",
+        )
+    }
     asked = {"answers": ["1912"], "section_ids": ["d#p1"]}
     path = write_lines(
         tmp_path / "q.jsonl",
@@ -123,7 +129,7 @@ def test_evidence_of_a_section_is_the_sentence_that_answers_the_question(tmp_pat
     spans = [
         documents["d"].text[e.start : e.end] for q in read_questions(path, documents) for e in q.evidence
     ]
-    assert spans == [second, first, f"{first} {second} It is closed in winter."]
+    assert spans == [second, first, f"{first} {second} It is closed in winter, as the north wind blows."]
 
 
 @pytest.mark.parametrize(
