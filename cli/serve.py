@@ -66,6 +66,7 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     from service.guard import require_keys
     from service.model_thread import ModelThread
     from service.workbench import open_workbench
+    from service.worker_threads import run_and_forget_threads
 
     settings = load_settings(workspace)
     given: dict[str, object] = {
@@ -76,7 +77,8 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     config = settings.serve.model_copy(update=given)
     require_keys(config)  # before the seconds that loading takes
     tracing = open_tracing() if config.tracing else None
-    answerer = open_routes(workspace, settings, available_routes(workspace, settings))
+    routes = available_routes(workspace, settings)
+    answerer = run_and_forget_threads(lambda: open_routes(workspace, settings, routes))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
     bench = open_workbench(workspace, settings.index)
     experiments = Experiments(workspace.data / "experiments.sqlite", analyse)

@@ -23,6 +23,7 @@ from service.model_thread import ModelThread
 from service.recent_answers import RecentAnswers
 from service.router import PROBE, Router, confidence_facts
 from service.routes import AUTO, Route
+from service.worker_threads import run_beside_model
 from tuner.decoding import Decoded, Sampling
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class LiveAnswerer:
         self.require_route(name)
         if self.router is None or name != AUTO:
             return self.answerer.route(name).restricted(where)
-        facts = await run_in_threadpool(self.router.facts, question, where)
+        facts = await run_beside_model(partial(self.router.facts, question, where))
         if (probe := self.router.probe) is not None:
             facts |= confidence_facts(await self._decoded(question, probe, PROBE))
         return self.router.choose(facts).restricted(where)
@@ -150,7 +151,7 @@ class LiveAnswerer:
             self.model_thread.require_room(self._preparing + prompts * choices)
             self._preparing += prompts * choices
             try:
-                prepared = await run_in_threadpool(prepare)
+                prepared = await run_beside_model(prepare)
             finally:
                 self._preparing -= prompts * choices
             if self.tracing is not None:
@@ -165,7 +166,8 @@ class LiveAnswerer:
 
     async def _decoded(self, question: str, route: Route, sampling: Sampling) -> Decoded:
         """What the model says, without an answer being made of it."""
-        [prepared] = await run_in_threadpool(self.answerer.prepare, [(question, route)], sampling)
+        prepare = partial(self.answerer.prepare, [(question, route)], sampling)
+        [prepared] = await run_beside_model(prepare)
         return (await self._soon(self.model_thread.submit([prepared.request]))).decoded[0]
 
     async def _soon(self, future: Future[T]) -> T:
