@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from indexer.config import Workspace
+from indexer.progress import progress
 from service.config import routes_from_config
 from settings import Settings
 
@@ -42,10 +43,12 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
         here = settings.model_copy(update={"model": settings.model.model_copy(update={"remote": None})})
         answerer = open_routes(workspace, here, routes)
         scores = {}
-        for name in routes:
-            route = answerer.route(name)
-            answers = answerer.answer_many([(q.text, route) for q in dev])
-            scores[name] = _scores([a.answer for a in answers], dev, settings)
+        with progress("comparing routes on dev", len(routes) * len(dev)) as advance:
+            for name in routes:
+                route = answerer.route(name)
+                answers = answerer.answer_many([(q.text, route) for q in dev])
+                scores[name] = _scores([a.answer for a in answers], dev, settings)
+                advance(len(dev))
         forgotten = _points_forgotten(workspace, settings, answerer, key)
         return Measured([_comparison(a, b, scores) for a, b in pairs], forgotten)
 

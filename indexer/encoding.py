@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.files import hash_files
+from indexer.files import hash_files, hash_text
 from indexer.machine import cpu_multiplies_bfloat16
 
 Vectors = NDArray[np.float32]
@@ -201,22 +201,25 @@ class CachedQueries:
         self._encoder = encoder
         self._capacity = capacity
         self._vectors: OrderedDict[str, Vectors] = OrderedDict()
+        """By the query's hash."""
         self._lock = threading.Lock()
 
     def encode(self, queries: Sequence[str]) -> Vectors:
         """[n, dim] float32, L2-normalised; whatever is not remembered is encoded in one call."""
+        by_hash = {hash_text(query): query for query in queries}  # the queries themselves may be long
         with self._lock:
-            found = {query: self._vectors[query] for query in queries if query in self._vectors}
-        missing = [query for query in dict.fromkeys(queries) if query not in found]
+            found = {key: self._vectors[key] for key in by_hash if key in self._vectors}
+        missing = [key for key in by_hash if key not in found]
         if missing:
-            found.update(zip(missing, self._encoder.encode_queries(missing), strict=True))
+            vectors = self._encoder.encode_queries([by_hash[key] for key in missing])
+            found.update(zip(missing, vectors, strict=True))
         with self._lock:
-            for query, vector in found.items():
-                self._vectors[query] = vector
-                self._vectors.move_to_end(query)
+            for key, vector in found.items():
+                self._vectors[key] = vector
+                self._vectors.move_to_end(key)
             while len(self._vectors) > self._capacity:
                 self._vectors.popitem(last=False)
-        return np.stack([found[query] for query in queries])
+        return np.stack([found[hash_text(query)] for query in queries])
 
 
 def _bundled_folder(name: str) -> Path:

@@ -151,11 +151,15 @@ class Index:
 
     def documents(self) -> dict[str, Document]:
         """Every document as indexed, by id."""
-        return self.retriever().snapshot.documents()
+        retriever = (
+            self.retriever()
+        )  # held: its snapshot is closed with it, as soon as another takes its place
+        return retriever.snapshot.documents()
 
     def document(self, document_id: str) -> Document | None:
         """A document as indexed, or None."""
-        return self.retriever().snapshot.document(document_id)
+        retriever = self.retriever()
+        return retriever.snapshot.document(document_id)
 
     def _open_retriever(self) -> Retriever:
         snapshot = Snapshot(self._workspace.database)

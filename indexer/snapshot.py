@@ -31,6 +31,9 @@ _CHUNKS = """
     FROM chunks c JOIN documents d ON d.id = c.document_id
 """
 
+_MOST_TERMS = 256
+"""Words of a query that are searched for: the first ones, as a pasted document would keep the database busy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -133,7 +136,7 @@ class Snapshot:
 
         Words are quoted, because the query language of FTS5 chokes on `?` and `-` and obeys `AND`.
         """
-        terms = dict.fromkeys(re.findall(r"\w+", query.casefold()))
+        terms = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))[:_MOST_TERMS]
         if not terms:
             return []
         fits, parameters = chunks_where(where or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -33,10 +34,13 @@ from service.generation import LocalGenerator
 from service.jobs import JobKind
 from service.live import LiveAnswerer
 from service.openai_replies import CHAT_ID, COMPLETION_ID
+from service.remote import RemoteGenerator
 from service.workbench import REPORT, RESULT, Workbench, evaluation_file, read_evaluations
 from tuner.loading import ResidentAdapters
-from tuner.registry import AdapterVersion, Registry, check_adapter
+from tuner.registry import AdapterError, AdapterVersion, Registry, check_adapter
 from tuner.trained_on import staleness
+
+log = logging.getLogger("openbook.service")
 
 T = TypeVar("T")
 REPORT_POLICY = (
@@ -75,8 +79,15 @@ def adapters_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
 
         def read() -> list[AdapterEntry]:
             hashes = _content_hashes(bench)
-            versions = [(name, version) for name in registry.names() for version in registry.versions(name)]
-            return [entry(registry.resolve(f"{name}@{version}"), hashes) for name, version in versions]
+            entries = []
+            for key in [
+                f"{name}@{version}" for name in registry.names() for version in registry.versions(name)
+            ]:
+                try:
+                    entries.append(entry(registry.resolve(key), hashes))
+                except AdapterError as error:  # deleted just now, or damaged: no reason to hide the others
+                    log.warning("adapter %s is not listed: %s", key, error)
+            return entries
 
         return AdapterList(adapters=await run_in_threadpool(read))
 
@@ -96,7 +107,10 @@ def adapters_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
 
         def write() -> AdapterEntry:
             adapter = registry.resolve(f"{name}@{version}")
-            check_adapter(adapter, live.answerer.base.name, live.answerer.base.hash)
+            if isinstance(generator := live.answerer.generator, RemoteGenerator):
+                generator.require_served(adapter.key)
+            else:
+                check_adapter(adapter, live.answerer.base.name, live.answerer.base.hash)
             registry.promote(name, version)
             return entry(adapter, _content_hashes(bench))
 

@@ -27,6 +27,10 @@ class Overloaded(RuntimeError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooMuchAtOnce(ValueError):
+    """One request asks for more answers, or longer ones, than can ever run together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """What became of one submission; milliseconds in the queue, to the first token after it, and in all after it."""
@@ -86,10 +90,27 @@ class Queue:
         """Let submissions wait before all others, in their order."""
         self._submissions.extendleft(reversed(submissions))
 
-    def require_room(self, requests: int, prompt_tokens: int) -> None:
-        """Raise Overloaded if so many more cannot wait; a prompt alone is never too long."""
+    def require_possible(self, submission: Submission) -> None:
+        """Raise TooMuchAtOnce for requests that would exceed the batch by themselves; one alone always may run."""
+        rows = len(submission.requests)
+        if rows > 1 and rows * submission.width > self._batch_tokens:
+            raise TooMuchAtOnce(
+                f"{rows} answers with prompts, of up to {submission.width} tokens each, are more than the "
+                f"{self._batch_tokens} tokens that run together (serve.batch_tokens); send fewer at once"
+            )
+
+    def require_room(self, requests: int, prompt_tokens: int, coming: int = 0) -> None:
+        """Raise Overloaded if so many more cannot wait beside those `coming`, TooMuchAtOnce if not even alone.
+
+        A prompt alone is never too long.
+        """
+        if requests > self._most_requests:
+            raise TooMuchAtOnce(
+                f"{requests} answers are more than the {self._most_requests} that may wait (serve.queue_size); "
+                "send fewer at once"
+            )
         waiting = self._wanted()
-        rows, tokens = _rows(waiting), sum(one.prompt_tokens for one in waiting)
+        rows, tokens = _rows(waiting) + coming, sum(one.prompt_tokens for one in waiting)
         seconds = self.retry_after_seconds()
         if rows + requests > self._most_requests:
             raise Overloaded(f"{rows} requests are waiting already; try again in {seconds} s", seconds)

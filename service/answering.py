@@ -15,7 +15,14 @@ from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit, Index, Retriever
 from service.generation import GenerationRequest, Generator
-from service.preparation import PromptTooLong, examples_for, fit_prompt, require_short, retrieve
+from service.preparation import (
+    PromptTooLong,
+    examples_for,
+    fit_prompt,
+    require_room,
+    require_short,
+    retrieve,
+)
 from service.routes import AUTO, Route
 from tuner.base_model import BaseModel
 from tuner.decoding import Decoded, FinishReason, Sampling
@@ -203,6 +210,8 @@ class Answerer:
         for question, _ in pairs:
             require_short(question, self.base)
         with self._preparing:
+            for question, route in pairs:
+                require_room(question, self.base, (sampling or route).max_new_tokens)
             started = time.monotonic()
             asking = next((route for _, route in pairs if route.retrieve), None)
             retriever = self._retriever(asking) if asking else None

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from indexer.metadata import Where
+from service.admission import Overloaded
 from service.answering import Answer
 from service.disconnection import unless_client_leaves
 from service.errors import error_response
@@ -67,7 +68,11 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
             return event_stream(_all_events(live, body.question, names, body.where))
 
         async def ask_all() -> list[Comparison]:
-            return await asyncio.gather(*(_compared(live, body.question, name, body.where) for name in names))
+            asking = (_answer(live, body.question, name, body.where) for name in names)
+            found = await asyncio.gather(*asking)
+            if all(isinstance(one, Overloaded) for one in found) and isinstance(found[0], Overloaded):
+                raise found[0]
+            return [_comparison(name, one) for name, one in zip(names, found, strict=True)]
 
         results = await unless_client_leaves(request, ask_all())
         return CompareResponse(question=body.question, results=results)
@@ -151,9 +156,15 @@ async def _all_events(
             task.cancel()
 
 
-async def _compared(live: LiveAnswerer, question: str, name: str, where: Where | None) -> Comparison:
+async def _answer(live: LiveAnswerer, question: str, name: str, where: Where | None) -> Answer | Exception:
     try:
         [told] = await (await live.ask(question, name, where)).told()
-        return Comparison(route=name, answer=told.answer, error=None)
     except Exception as error:
-        return Comparison(route=name, answer=None, error=error_body(error).error)
+        return error
+    return told.answer
+
+
+def _comparison(name: str, found: Answer | Exception) -> Comparison:
+    if isinstance(found, Exception):
+        return Comparison(route=name, answer=None, error=error_body(found).error)
+    return Comparison(route=name, answer=found, error=None)

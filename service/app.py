@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from service.answering import Answerer
 from service.api import answer_router, health_router
 from service.config import ServeConfig
 from service.documents_api import documents_router
-from service.errors import ErrorBody, add_error_handlers
+from service.errors import ErrorBody, Unforeseen, add_error_handlers
 from service.experiments import Experiments
 from service.experiments_api import experiments_router
 from service.generation import LocalGenerator
@@ -75,14 +75,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = [asyncio.create_task(_watch(model_thread))]
+        stopping = asyncio.Event()
+        watching = [asyncio.create_task(_watch(model_thread, stopping))]
         if bench is not None:
             await run_in_threadpool(bench.jobs.start)
-            watching.append(asyncio.create_task(_follow_index(bench)))
+            watching.append(asyncio.create_task(_follow_index(bench, stopping)))
         yield
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)  # before what they use is closed
+        stopping.set()  # not cancelled: their threads would go on using what is closed next
+        await asyncio.gather(*watching, return_exceptions=True)
         if bench is not None:
             await run_in_threadpool(bench.close)
         if experiments is not None:
@@ -101,6 +101,7 @@ def create_app(
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     # The last one added is the outermost.
+    app.add_middleware(Unforeseen)
     if tracing is not None:
         from service.tracing import TraceRequests  # OpenTelemetry may be missing where no spans are wanted
 
@@ -111,7 +112,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends a dozen of its own
+            expose_headers=["X-Request-ID", "Retry-After"],
         )
     app.add_middleware(AccessLog, metrics=live.metrics)
     add_error_handlers(app)
@@ -138,20 +140,26 @@ def create_app(
     return app
 
 
-async def _watch(model_thread: ModelThread) -> None:
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
+async def _watch(model_thread: ModelThread, stopping: asyncio.Event) -> None:
+    while not await _pause(stopping):
         model_thread.revive()
 
 
-async def _follow_index(bench: Workbench) -> None:
+async def _follow_index(bench: Workbench, stopping: asyncio.Event) -> None:
     """Let feedback follow the documents, by whatever they go: this service, a sync job or the command line."""
-    followed = None
-    while True:
+    followed, stopped = None, False
+    while not stopped:
         try:
             followed = await run_in_threadpool(bench.follow_index, followed)
         except (IndexMissing, IndexDamaged):
             followed = None  # whoever asks something of the index is told
         except (IndexUnwritable, sqlite3.Error) as error:
             log.warning("feedback cannot follow the index: %s", error)
-        await asyncio.sleep(WATCH_SECONDS)
+        stopped = await _pause(stopping)
+
+
+async def _pause(stopping: asyncio.Event) -> bool:
+    """Wait a moment, or until it is time to stop; whether it is."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), WATCH_SECONDS)
+    return stopping.is_set()

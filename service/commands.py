@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 
 import click
@@ -25,7 +26,7 @@ def serve(app: FastAPI, config: ServeConfig) -> None:
         host=config.host,
         port=config.port,
         log_level="warning",
-        timeout_graceful_shutdown=int(config.timeout_seconds),
+        timeout_graceful_shutdown=max(1, math.ceil(config.timeout_seconds)),
     )
 
 

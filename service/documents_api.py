@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -28,6 +29,7 @@ from service.documents_schemas import (
 from service.jobs import JobKind
 from service.live import LiveAnswerer
 from service.workbench import Workbench
+from service.worker_threads import run_beside_model
 
 _NAMES_SHOWN = 20
 _PUT_BODY: dict[str, Any] = {
@@ -66,7 +68,7 @@ def documents_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
         """Add or replace a document; it can be retrieved once this returns."""
         data = await request.body()
         is_json = _media_type(request) == "application/json"
-        written = await run_in_threadpool(_put, live, bench, document_id, data, is_json)
+        written = await run_beside_model(partial(_put, live, bench, document_id, data, is_json))
         response.status_code = 201 if written.created else 200
         return written
 
@@ -97,7 +99,8 @@ def documents_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
     @router.post("/index/search")
     async def search(body: SearchRequest) -> SearchResponse:
         """The passages for a query, best first."""
-        generation, hits = await run_in_threadpool(live.answerer.search, body.query, body.k, body.where)
+        search = partial(live.answerer.search, body.query, body.k, body.where)
+        generation, hits = await run_beside_model(search)
         return SearchResponse(generation=generation, hits=[_hit(hit) for hit in hits])
 
     return router

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,12 +14,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.corpus import CorpusError
 from indexer.database import IndexDamaged, IndexMissing, IndexUnwritable
 from indexer.documents import DocumentOfFolder, DocumentUnknown
 from indexer.locking import IndexBusy
-from service.admission import Overloaded
+from service.admission import Overloaded, TooMuchAtOnce
 from service.answering import UnknownRoute
 from service.completions_client import RemoteError, RemoteUnavailable
 from service.disconnection import ClientLeft
@@ -96,6 +98,7 @@ FAILURES: Mapping[type[Exception], Failure] = {
     PromptTooLong: Failure(400, "context_length_exceeded"),
     PromptError: Failure(400, "invalid_prompt"),
     UnsupportedParameter: Failure(400, "unsupported_value"),
+    TooMuchAtOnce: Failure(400, "too_much_at_once"),
     ClientLeft: Failure(499, "client_closed_request"),
     GenerationFailed: Failure(500, "generation_failed"),
     RemoteUnavailable: Failure(503, "remote_unavailable"),
@@ -145,7 +148,37 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _on_failure)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unforeseen)
+
+
+class Unforeseen:
+    """ASGI middleware, the innermost: whatever no handler knows becomes a 500, which then passes all the others.
+
+    Starlette's own handler for it stands outside of all middleware: no headers, no line in the access log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; a response that has begun can only break off."""
+        begun = False
+
+        async def send_noticed(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noticed)
+        except Exception as error:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error(  # noqa: TRY400 - the message may quote a document or a prompt
+                "request failed: %s\n%s", type(error).__name__, where
+            )
+            if scope["type"] != "http" or begun:
+                raise
+            response = error_response(500, "the service failed to answer; its log says why", "internal_error")
+            await response(scope, receive, send)
 
 
 async def _on_failure(_: Request, error: Exception) -> JSONResponse:
@@ -170,8 +203,3 @@ async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
 async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for exactly this
     return error_response(error.status_code, str(error.detail), headers=error.headers)
-
-
-async def _on_unforeseen(_: Request, error: Exception) -> JSONResponse:
-    log.error("request failed: %s", type(error).__name__)
-    return error_response(500, "the service failed to answer; its log says why", "internal_error")

@@ -136,8 +136,9 @@ class Experiments:
             self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = 1; COMMIT;")
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._connection.close()
+        """Give the connection back, after whatever another thread does with it."""
+        with self._lock:
+            self._connection.close()
 
     def create(self, name: str, shares: Mapping[str, float], margin: float, alpha: float) -> Experiment:
         """Start an experiment; shares are scaled to sum to 1. Raises ExperimentConflict if the name is taken."""

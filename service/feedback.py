@@ -80,8 +80,9 @@ class Feedback:
             self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = 1; COMMIT;")
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._connection.close()
+        """Give the connection back, after whatever another thread does with it."""
+        with self._lock:
+            self._connection.close()
 
     def rate(self, answer: Answer, rating: int) -> str:
         """Keep that an answer is good (1) or bad (-1), in place of what was said of it before; returns its id."""

@@ -47,6 +47,7 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -75,9 +76,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware. Without keys it accepts only requests addressed to this machine.
+    """ASGI middleware. Without keys it accepts only requests addressed to this machine, and no changes by other pages.
 
-    That keeps web pages from reaching a local service through a host name of theirs (DNS rebinding).
+    That keeps web pages from reaching a local service through a host name of theirs (DNS rebinding), and from posting
+    to it blindly: a browser lets them, as long as there is no key in the request, and says where it comes from.
     """
 
     def __init__(self, app: ASGIApp, config: ServeConfig, keys: Sequence[Key]) -> None:
@@ -109,6 +111,11 @@ class Guard:
         headers, path = Headers(scope=scope), scope["path"]
         if not self._keys and not is_loopback(_host_name(headers.get("host", ""))):
             return error_response(403, "without a key the service answers only requests to localhost")
+        if not self._keys and scope["method"] not in _SAFE_METHODS and self._is_of_another_page(headers):
+            return error_response(
+                403,
+                "without a key the service takes nothing from other web pages but those in serve.cors_origins",
+            )
         if scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_PREFIX)):
             return None
         name = "everybody"
@@ -132,6 +139,12 @@ class Guard:
                 headers={"Retry-After": str(math.ceil(seconds))},
             )
         return None
+
+    def _is_of_another_page(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        if origin is None or origin in self._config.cors_origins or "*" in self._config.cors_origins:
+            return False
+        return origin.partition("://")[2] != headers.get("host")
 
     async def _bounded(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
         """The refusal of a body out of bounds, if so; and a `receive` that gives the whole body at once."""

@@ -139,7 +139,8 @@ class Jobs:
                 self._current[1].terminate()
         if self._thread is not None:
             self._thread.join(SECONDS_TO_STOP + 5)
-        self._connection.close()
+        with self._lock:  # SQLite crashes if a connection is closed while another thread reads from it
+            self._connection.close()
         if self._only_one is not None:
             self._only_one.close()
 

@@ -60,8 +60,9 @@ class LiveAnswerer:
         self.model_thread = model_thread
         self.metrics = model_thread.metrics
         self.recent = RecentAnswers()
-        self._timeout_seconds = timeout_seconds
-        self._preparing = 0
+        self.timeout_seconds = timeout_seconds
+        self.preparing = 0
+        """Answers whose prompts are being made, also those that nobody waits for any more."""
         self.tracing: Tracing | None = None
         """Makes spans, where they are wanted."""
         self.experiments: Experiments | None = None
@@ -148,17 +149,32 @@ class LiveAnswerer:
         started: float,
     ) -> Underway:
         with self.counted(route.name):
-            self.model_thread.require_room(self._preparing + prompts * choices)
-            self._preparing += prompts * choices
-            try:
-                prepared = await run_beside_model(prepare)
-            finally:
-                self._preparing -= prompts * choices
+            self.model_thread.require_room(prompts * choices, coming=self.preparing)
+            prepared = await self._prepared(prepare, prompts * choices, started)
             if self.tracing is not None:
                 self.tracing.retrieved(prepared)
             asked = [one for one in prepared for _ in range(choices)]
             requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
-            return Underway(self, asked, requests, started, self._timeout_seconds)
+            return Underway(self, asked, requests, started, self.timeout_seconds)
+
+    async def _prepared(
+        self, prepare: Callable[[], list[Prepared]], answers: int, started: float
+    ) -> list[Prepared]:
+        """What `prepare` returns; it counts as work until its thread ends, also if nobody waits any more."""
+
+        def ended(_: asyncio.Task[list[Prepared]]) -> None:
+            self.preparing -= answers
+
+        self.preparing += answers
+        preparing = asyncio.create_task(run_beside_model(prepare))
+        preparing.add_done_callback(ended)
+        left = max(0.0, started + self.timeout_seconds - time.monotonic())
+        try:
+            return await asyncio.wait_for(asyncio.shield(preparing), left)
+        except TimeoutError:
+            raise AnswerTimeout(
+                f"the question was not prepared within {self.timeout_seconds:g} s (serve.timeout_seconds)"
+            ) from None
 
     async def call(self, work: Callable[[], T]) -> T:
         """Do something in the model thread, between two tokens. Raises AnswerTimeout, Overloaded."""
@@ -172,10 +188,10 @@ class LiveAnswerer:
 
     async def _soon(self, future: Future[T]) -> T:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout_seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout_seconds)
         except TimeoutError:
             raise AnswerTimeout(
-                f"the model was busy for {self._timeout_seconds:g} s (serve.timeout_seconds)"
+                f"the model was busy for {self.timeout_seconds:g} s (serve.timeout_seconds)"
             ) from None
 
     @contextmanager

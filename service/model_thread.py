@@ -50,6 +50,8 @@ class ModelThread:
         self._queue = Queue(queue_size, queue_tokens, batch_tokens)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: list[Submission] = []
+        self._joining: list[Submission] = []
+        """Taken from the queue, and not yet running."""
         self._changed = threading.Condition()
         self._closing = False
         self._spoilt = False
@@ -61,9 +63,13 @@ class ModelThread:
     def submit(
         self, requests: Sequence[GenerationRequest], on_text: OnText | None = None
     ) -> Future[Generated]:
-        """Queue requests to be answered together; cancelling the future drops them. Raises Overloaded."""
+        """Queue requests to be answered together; cancelling the future drops them.
+
+        Raises Overloaded, TooMuchAtOnce.
+        """
         submission = Submission(requests, on_text, time.monotonic(), sent=[""] * len(requests))
         with self._changed:
+            self._queue.require_possible(submission)
             self.require_room(len(requests), submission.prompt_tokens)
             self._queue.add(submission)
             self._changed.notify_all()
@@ -78,14 +84,17 @@ class ModelThread:
             self._changed.notify_all()
         return future
 
-    def require_room(self, requests: int, prompt_tokens: int = 0) -> None:
-        """Raise Overloaded if so many more cannot be queued; a prompt alone is never too long for the queue."""
+    def require_room(self, requests: int, prompt_tokens: int = 0, coming: int = 0) -> None:
+        """Raise Overloaded if so many more cannot be queued beside those that are `coming`, or TooMuchAtOnce.
+
+        A prompt alone is never too long for the queue.
+        """
         with self._changed:
             if self._closing:
                 raise Overloaded("the service is shutting down", self._queue.retry_after_seconds())
             if self._spoilt or not self._thread.is_alive():
                 raise Overloaded("the model is being started again", self._queue.retry_after_seconds())
-            self._queue.require_room(requests, prompt_tokens)
+            self._queue.require_room(requests, prompt_tokens, coming)
 
     def waiting(self) -> int:
         """Requests in the queue that somebody still waits for."""
@@ -123,13 +132,19 @@ class ModelThread:
             while self._wait_for_work():
                 self._answer_calls()
                 with self._changed:
-                    joining = self._queue.take(self._running)
-                self._admit(joining)
+                    self._joining = self._queue.take(self._running)
+                self._admit(self._joining)
+                self._joining = []
                 self._step()
         finally:
             # Nothing runs after an orderly end; after a blow from outside, what ran is tried again.
-            if self._running:
-                self._recover([], GenerationFailed("the model thread died twice over this answer"), died=True)
+            if cut_off := [
+                one for one in self._joining if one not in self._running and not one.future.done()
+            ]:
+                self._joining = []
+            if self._running or cut_off:
+                error = GenerationFailed("the model thread died twice over this answer")
+                self._recover(cut_off, error, died=True)
 
     def _wait_for_work(self) -> bool:
         """Whether there is some; False once closed and drained."""
@@ -171,6 +186,7 @@ class ModelThread:
                     self._fail(submission, error)
             except Exception as error:
                 later = [one for others in list(by_adapter.values())[place + 1 :] for one in others]
+                self._joining = []
                 with self._changed:
                     self._queue.put_back(later)
                 self._recover(group, error)

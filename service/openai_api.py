@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from indexer.database import IndexMissing
-from indexer.encoding import Encoder
+from indexer.encoding import Encoder, Vectors
 from service.answering import UnknownRoute
 from service.conversation import whole_question
 from service.disconnection import unless_client_leaves
+from service.embedding import Embedding
 from service.errors import UnsupportedParameter
 from service.live import LiveAnswerer, Underway
 from service.openai_replies import ChatReply, CompletionReply
@@ -29,7 +30,6 @@ from service.openai_responses import (
     Model,
     ModelList,
 )
-from service.preparation import PromptTooLong
 from service.routes import AUTO, Route
 from service.sse import EVENT_STREAM, event_stream
 from tuner.decoding import Sampling
@@ -136,13 +136,17 @@ def openai_router(live: LiveAnswerer, max_new_tokens: int) -> APIRouter:
 
         return await unless_client_leaves(request, answered())
 
+    encoder = live.answerer.encoder
+    embedding = Embedding(encoder, live.timeout_seconds) if encoder is not None else None
+
     @router.post("/embeddings")
-    async def embeddings(body: EmbeddingRequest) -> EmbeddingResponse:
+    async def embeddings(body: EmbeddingRequest, request: Request) -> EmbeddingResponse:
         """Vectors by the encoder that the index is built with."""
-        encoder = live.answerer.encoder
-        if encoder is None:
+        if encoder is None or embedding is None:
             raise IndexMissing("no route retrieves, so no encoder is loaded")
-        return await run_in_threadpool(_embedded, encoder, body)
+        name = _require_encoder(encoder, body)
+        vectors, tokens = await unless_client_leaves(request, embedding.embed(body.texts()))
+        return _embeddings(name, vectors, tokens, packed=body.encoding_format == "base64")
 
     @router.get("/models")
     async def models() -> ModelList:
@@ -164,18 +168,17 @@ def _within(param: str, asked: int | None, most: int) -> int | None:
     return asked
 
 
-def _embedded(encoder: Encoder, body: EmbeddingRequest) -> EmbeddingResponse:
+def _require_encoder(encoder: Encoder, body: EmbeddingRequest) -> str:
+    """The encoder's name, if it is the one that is asked for."""
     name = encoder.id.partition(":")[0]
     if body.model not in (name, encoder.id):
         raise UnknownRoute(f"unknown embedding model {body.model!r}; this service has {name!r}")
     if body.dimensions not in (None, encoder.dim):
         raise UnsupportedParameter("dimensions", f"{name} has vectors of {encoder.dim} numbers, no others")
-    texts = body.texts()
-    tokens = [encoder.count_tokens(text) for text in texts]
-    if max(tokens) > encoder.max_tokens:
-        raise PromptTooLong(f"input of {max(tokens)} tokens; {name} reads {encoder.max_tokens}")
-    vectors = encoder.encode_queries(texts)
-    packed = body.encoding_format == "base64"
+    return name
+
+
+def _embeddings(name: str, vectors: Vectors, tokens: int, packed: bool) -> EmbeddingResponse:
     data = [
         EmbeddingItem(
             index=i,
@@ -185,7 +188,7 @@ def _embedded(encoder: Encoder, body: EmbeddingRequest) -> EmbeddingResponse:
         )
         for i, vector in enumerate(vectors)
     ]
-    usage = EmbeddingUsage(prompt_tokens=sum(tokens), total_tokens=sum(tokens))
+    usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
     return EmbeddingResponse(model=name, data=data, usage=usage)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from service.answering import Citation
 from service.live import Told, Underway
@@ -103,7 +107,7 @@ class ChatReply:
 
     def _top(self, token: int, logprob: float) -> TopLogprob:
         text = self._tokenizer.decode([token])
-        return TopLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
+        return TopLogprob(token=text, logprob=logprob, bytes=list(_bytes_of(self._tokenizer, token, text)))
 
 
 class CompletionReply:
@@ -166,19 +170,36 @@ class CompletionReply:
     def _logprobs(self, decoded: Decoded) -> CompletionLogprobs | None:
         if not decoded.logprobs:
             return None
-        tokens = [self._name(place.token) for place in decoded.logprobs]
+        texts = [self._tokenizer.decode([place.token]) for place in decoded.logprobs]
         return CompletionLogprobs(
-            tokens=tokens,
+            tokens=[self._name(place.token) for place in decoded.logprobs],
             token_logprobs=[place.logprob for place in decoded.logprobs],
             top_logprobs=[
                 {self._name(token): logprob for token, logprob in place.likeliest}
                 for place in decoded.logprobs
             ],
-            text_offset=[sum(map(len, tokens[:i])) for i in range(len(tokens))],
+            text_offset=[sum(map(len, texts[:i])) for i in range(len(texts))],
         )
 
     def _name(self, token: int) -> str:
         return f"token_id:{token}" if self._as_token_ids else str(self._tokenizer.decode([token]))
+
+
+def _bytes_of(tokenizer: Any, token: int, text: str) -> bytes:
+    """The UTF-8 of a token, `text` when decoded alone: clients join bytes where several tokens make one character."""
+    if "\ufffd" not in text:
+        return text.encode()
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", piece):
+        return bytes([int(byte[1], 16)])
+    known = _bytes_by_sign()
+    return bytes(known[sign] for sign in piece) if all(sign in known for sign in piece) else text.encode()
+
+
+@cache
+def _bytes_by_sign() -> dict[str, int]:
+    """What byte-level vocabularies, such as GPT-2's, write for each byte."""
+    return {sign: byte for byte, sign in bytes_to_unicode().items()}
 
 
 def usage(told: Sequence[Told], choices: int) -> Usage:

@@ -27,6 +27,17 @@ def require_short(question: str, base: BaseModel) -> None:
         )
 
 
+def require_room(question: str, base: BaseModel, max_new_tokens: int) -> None:
+    """Raise PromptTooLong if the question alone leaves no room: nothing need be searched for then."""
+    room = base.max_prompt_tokens - max_new_tokens
+    # A token has a byte at least.
+    if len(question.encode()) > room and (count := len(base.tokenizer(question)["input_ids"])) > room:
+        raise PromptTooLong(
+            f"the question takes {count} tokens, and {base.name} has room for {room} beside an answer of "
+            f"{max_new_tokens}; shorten the question or lower max_tokens"
+        )
+
+
 def retrieve(retriever: Retriever, pairs: Sequence[tuple[str, Route]]) -> list[list[Hit]]:
     """Hits for every question and route, none for routes that do not retrieve; one search for each filter."""
     hits: list[list[Hit]] = [[] for _ in pairs]

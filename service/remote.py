@@ -54,6 +54,10 @@ class RemoteGenerator:
         self._thread.start()
         self._client = CompletionsClient(config, os.environ.get(config.api_key_env), first_pause_seconds)
 
+    def require_served(self, adapter: str) -> None:
+        """Raise AdapterError unless the configuration says what the server calls `adapter` (`mixed@3`)."""
+        served_name(self._config, adapter)
+
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = never_cancelled
     ) -> list[Decoded]:

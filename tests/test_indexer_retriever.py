@@ -13,6 +13,7 @@ from indexer.config import IndexConfig, ModelConfig, Workspace
 from indexer.database import IndexMissing
 from indexer.encoding import CachedQueries, Passage
 from indexer.retriever import Index
+from indexer.snapshot import Snapshot
 from indexer.sync import sync
 from indexer.verify import verify
 from tests.fakes import HashEncoder
@@ -252,3 +253,21 @@ def test_bundled_encoder_finds_meaning_and_search_command_prints_it(
     sync(workspace, workspace.root / "documents", encoder, 160)
     index_search(workspace, IndexConfig(), ModelConfig(), "drinking vessel", 1, as_json=False)
     assert capsys.readouterr().out.startswith("[1] Cup (cup.md, ")
+
+
+def test_document_is_read_to_its_end_while_the_index_moves_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = Index.open(workspace, HashEncoder())
+    read = Snapshot.document
+
+    def read_late(snapshot: Snapshot, document_id: str) -> object:
+        (workspace.root / "documents" / "new.md").write_text("# New\n\nThe kettle is blue.\n")
+        publish(workspace)
+        index.retriever()  # as another thread would
+        return read(snapshot, document_id)
+
+    monkeypatch.setattr(Snapshot, "document", read_late)
+    document = index.document("cup.md")
+    assert document is not None
+    assert "one litre" in document.text

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from indexer.config import RemoteConfig
 from indexer.database import IndexUnwritable
 from indexer.sync import sync
 from service.answering import Answerer
 from service.config import RouteConfig, ServeConfig
 from service.generation import LocalGenerator
 from service.keys import Scope, new_key
+from service.remote import RemoteGenerator
 from service.workbench import Workbench, open_workbench
 from tests.fakes import HashEncoder
 from tests.fakes_service import ScriptedGenerator
@@ -46,6 +48,26 @@ def test_adapters_show_which_one_routes_use_and_promotion_changes_the_next_answe
     assert client.post("/v1/adapters/mixed/2/promote").json()["promoted"]
     assert ask(client, "tuned")["adapter"] == "mixed@2"
     assert error_code(client, "POST", "/v1/adapters/mixed/9/promote") == (404, "adapter_unavailable")
+
+
+def test_damaged_adapter_does_not_hide_the_others(
+    client: TestClient, bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bench.workspace.adapters / "mixed" / "1" / "manifest.json").write_text("{")
+    assert [a["version"] for a in client.get("/v1/adapters").json()["adapters"]] == [2]
+    assert "adapter mixed@1 is not listed" in caplog.text
+
+
+def test_adapter_that_a_server_holds_is_promoted_if_the_configuration_names_it(bench: Workbench) -> None:
+    config = RemoteConfig(url="http://127.0.0.1:9/v1", model="base", adapters={"mixed@2": "second"})
+    elsewhere = replace(tiny_base(), hash="of-the-server")
+    tables = {"tuned": RouteConfig(adapter="mixed")}
+    answerer = answerer_of(bench, RemoteGenerator(config), tiny_base(), tables)
+    answerer.base = elsewhere
+    with connect(bench, answerer, ServeConfig()) as client:
+        assert client.post("/v1/adapters/mixed/2/promote").json()["promoted"]
+        assert error_code(client, "POST", "/v1/adapters/mixed/1/promote") == (404, "adapter_unavailable")
+    answerer.generator.close()
 
 
 def test_training_curve_is_what_was_recorded(client: TestClient) -> None:

@@ -132,6 +132,8 @@ def test_contexts_that_do_not_fit_are_dropped_from_the_end(
 
 def test_question_that_does_not_fit_at_all_is_refused(answerer: Answerer) -> None:
     with pytest.raises(PromptTooLong, match=r"tokens without any context, and tiny has room for 4064"):
+        answerer.answer("why " * 1015, "rag")
+    with pytest.raises(PromptTooLong, match=r"the question takes 8000 tokens, and tiny has room for 4064"):
         answerer.answer("why " * 2000, "rag")
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from service.admission import Overloaded
 from service.answering import Answerer
 from service.app import create_app
 from service.config import RouteConfig, ServeConfig
 from service.generation import GenerationRequest
 from service.guard import ExposureError
+from service.live import LiveAnswerer
 from service.model_thread import ModelThread
 from tests.fakes_service import ScriptedGenerator, make_answerer
 from tests.tiny import tiny_adapter, tiny_base
@@ -165,6 +169,64 @@ def test_full_queue_is_a_503_that_says_when_to_retry(
     assert int(response.headers["Retry-After"]) >= 1
     assert response.json()["error"]["code"] == "overloaded"
     assert running.result(5).decoded[0].text == waiting.result(5).decoded[0].text == "scripted answer"
+
+
+def test_comparison_of_which_no_route_has_room_is_a_503(
+    answerer: Answerer, generator: ScriptedGenerator
+) -> None:
+    generator.hold()
+    thread = ModelThread(generator, queue_size=1, batch_tokens=1)
+    thread.submit([REQUEST])
+    assert generator.started.wait(5)
+    thread.submit([REQUEST])
+    with TestClient(create_app(answerer, thread, ServeConfig()), "http://127.0.0.1") as client:
+        response = client.post("/v1/compare", json={"question": TOWER})
+        generator.release()
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_question_beyond_the_model_is_refused_before_it_is_searched_for(
+    client: TestClient, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("service.answering.retrieve", search)
+    question = "t" * answerer.base.max_prompt_tokens  # a token each
+    response = client.post("/v1/answer", json={"question": question, "route": "rag"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_work_that_a_client_left_behind_still_counts_until_it_ends(
+    answerer: Answerer, generator: ScriptedGenerator
+) -> None:
+    prepare, going, started = answerer.prepare, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        started.set()
+        assert going.wait(5)
+        return prepare(*arguments)
+
+    answerer.prepare = slow  # type: ignore[method-assign]
+    live = LiveAnswerer(answerer, ModelThread(generator, queue_size=1), 5)
+
+    async def leave_and_ask() -> None:
+        leaving = asyncio.create_task(live.begin([TOWER], answerer.route("rag")))
+        await asyncio.to_thread(started.wait, 5)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        with pytest.raises(Overloaded):
+            await live.begin([TOWER], answerer.route("rag"))
+        going.set()
+        while live.preparing:
+            await asyncio.sleep(0.001)
+        assert await (await live.begin([TOWER], answerer.route("rag"))).told()
+
+    asyncio.run(leave_and_ask())
+    live.model_thread.close()
 
 
 def test_answer_that_takes_too_long_is_a_504_and_is_given_up(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -143,3 +144,27 @@ def test_answer_that_was_shown_a_document_deleted_meanwhile_is_not_remembered() 
 def test_same_answer_may_come_again_as_another_object(feedback: Feedback) -> None:
     feedback.rate(answer("88"), 1)
     feedback.rate(replace(answer("88"), timings_ms=Timings(1, 1, 1, 1)), 1)
+
+
+def test_closing_waits_for_whoever_reads(tmp_path: Path) -> None:
+    feedback = Feedback(tmp_path / "feedback.sqlite")
+    for n in range(50):
+        feedback.rate(answer(f"{n} metres", TOWER), 1)
+    reading, ended = threading.Event(), []
+
+    def read() -> None:
+        try:
+            while True:
+                feedback.quoted()
+                reading.set()
+        except sqlite3.ProgrammingError as closed:
+            ended.append(str(closed))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert reading.wait(5)
+    feedback.close()
+    for thread in threads:
+        thread.join(5)
+    assert ended == ["Cannot operate on a closed database."] * 3

@@ -150,6 +150,35 @@ def test_other_pages_may_call_only_if_they_are_named(tmp_path: Path) -> None:
         assert "Access-Control-Allow-Origin" not in other.headers
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9999"])
+def test_other_pages_cannot_change_a_service_without_keys(tmp_path: Path, origin: str) -> None:
+    with connect(tmp_path) as client:
+        asked = client.post("/v1/answer", json=QUESTION, headers={"Origin": origin})
+        assert (asked.status_code, asked.json()["error"]["code"]) == (403, "forbidden")
+        own = client.post("/v1/answer", json=QUESTION, headers={"Origin": "http://127.0.0.1"})
+        assert own.status_code == 200
+    with connect(tmp_path, cors_origins=[origin]) as client:
+        assert client.post("/v1/answer", json=QUESTION, headers={"Origin": origin}).status_code == 200
+
+
+def test_failure_that_nobody_foresaw_is_a_500_like_any_other_response(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = ScriptedGenerator(RuntimeError("secret words of a prompt"))
+    thread = ModelThread(generator)
+    app = create_app(make_answerer(tmp_path / "adapters", generator), thread, ServeConfig())
+    caplog.set_level(logging.INFO)
+    with TestClient(app, "http://127.0.0.1") as client:
+        response = client.post("/v1/answer", json=QUESTION)
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "internal_error"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["X-Request-ID"]
+        assert 'endpoint="/v1/answer",method="POST",status="500"' in client.get("/metrics").text
+    [failed] = [r for r in caplog.records if r.message.startswith("request failed: RuntimeError")]
+    assert "secret words" not in failed.message
+
+
 def test_every_response_carries_security_headers_and_an_id(client: TestClient) -> None:
     for response in (client.get("/healthz"), client.get("/v1/models"), client.get("/")):
         assert response.headers["X-Content-Type-Options"] == "nosniff"

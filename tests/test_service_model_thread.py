@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, wait
 
 import pytest
 
-from service.admission import Overloaded
-from service.generation import GenerationRequest
+from service.admission import Overloaded, TooMuchAtOnce
+from service.generation import GenerationRequest, Run
 from service.model_thread import GenerationFailed, ModelThread
 from tests.fakes_service import FailsLater, ScriptedGenerator
 from tuner.decoding import Sampling
@@ -38,9 +38,11 @@ def thread(generator: ScriptedGenerator) -> Iterator[ModelThread]:
     thread.close()
 
 
-def test_submission_comes_back_decoded(thread: ModelThread, generator: ScriptedGenerator) -> None:
+def test_submission_comes_back_decoded(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
     generator.enqueue("one", "two")
     generated = thread.submit([REQUEST, REQUEST]).result(5)
+    thread.close()
     assert [decoded.text for decoded in generated.decoded] == ["one", "two"]
     assert generated.queue_ms >= 0
     assert generated.generate_ms >= 0
@@ -72,15 +74,15 @@ def test_rows_wait_that_do_not_fit_beside_those_that_run(
     assert [len(batch) for batch in generator.history] == [1, 1, 1]
 
 
-def test_text_arrives_in_pieces_that_join_to_the_answer(
-    thread: ModelThread, generator: ScriptedGenerator
-) -> None:
+def test_text_arrives_in_pieces_that_join_to_the_answer(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator)
     generator.enqueue("the tower is high", "no")
     pieces: list[tuple[int, str]] = []
     thread.submit([REQUEST, REQUEST], lambda place, text: pieces.append((place, text))).result(5)
     assert "".join(text for place, text in pieces if place == 0) == "the tower is high"
     assert len([text for place, text in pieces if place == 0]) == 4
     assert [text for place, text in pieces if place == 1] == ["no"]
+    thread.close()
 
 
 def test_full_queue_turns_requests_away(thread: ModelThread, generator: ScriptedGenerator) -> None:
@@ -189,6 +191,40 @@ def test_killed_thread_is_not_ready_and_goes_on_after_a_restart(generator: Scrip
     thread.revive()
     assert thread.ready()
     assert future.result(5).decoded[0].text == "after the restart"
+    thread.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_killed_while_it_reads_prompts_loses_none_of_them(
+    generator: ScriptedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = GenerationRequest((4, 5), "mixed@1", Sampling())
+    admit = generator.admit
+
+    def killed_at_the_second_adapter(runs: Sequence[Run]) -> None:
+        admit(runs)
+        if runs[0].request.adapter is not None:
+            monkeypatch.setattr(generator, "admit", admit)
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(generator, "admit", killed_at_the_second_adapter)
+    monkeypatch.setattr("service.model_thread.BATCH_WINDOW_SECONDS", 0.2)
+    thread = ModelThread(generator)
+    futures = [thread.submit([request]) for request in (REQUEST, other, REQUEST)]
+    until(lambda: not thread.ready())
+    thread.revive()
+    assert [future.result(5).decoded[0].text for future in futures] == ["scripted answer"] * 3
+    thread.close()
+
+
+def test_one_request_cannot_take_more_than_the_batch(generator: ScriptedGenerator) -> None:
+    thread = ModelThread(generator, queue_size=8, batch_tokens=200)
+    long = GenerationRequest((1,) * 100, None, Sampling())
+    assert thread.submit([long]).result(5)
+    with pytest.raises(TooMuchAtOnce, match=r"2 answers .* of up to 132 tokens each, are more than the 200"):
+        thread.submit([long, REQUEST])
+    with pytest.raises(TooMuchAtOnce, match=r"9 answers are more than the 8 .*queue_size"):
+        thread.require_room(9)
     thread.close()
 
 

@@ -126,6 +126,10 @@ def test_log_probabilities_are_those_of_the_chosen_tokens(client: OpenAI) -> Non
         assert len(place.top_logprobs) == 3
         # Greedy: the chosen token is the likeliest.
         assert place.top_logprobs[0].logprob == pytest.approx(place.logprob)
+    said = bytes(byte for place in choice.logprobs.content for byte in place.bytes)
+    assert (
+        said.decode(errors="replace").strip() == choice.message.content
+    )  # each token of this model is a byte
     plain = client.completions.create(model="base", prompt=QUESTIONS[0], logprobs=2, max_tokens=5)
     assert plain.choices[0].logprobs.token_logprobs == pytest.approx(
         [place.logprob for place in choice.logprobs.content], abs=1e-4
@@ -153,6 +157,11 @@ def test_embeddings_are_the_encoders_however_they_are_packed(client: OpenAI, ans
         assert packed.data[i].embedding == pytest.approx(expected)
         assert plain.data[i].embedding == pytest.approx(expected)
     assert packed.usage.prompt_tokens == 4
+    many = [f"text {n}" for n in range(40)]
+    batched = client.embeddings.create(model="hash-encoder", input=many).data
+    assert [item.index for item in batched] == list(range(40))
+    expected = answerer.encoder.encode_queries(many).tolist()
+    assert [item.embedding for item in batched] == [pytest.approx(vector) for vector in expected]
     with pytest.raises(openai.NotFoundError, match="this service has 'hash-encoder'"):
         client.embeddings.create(model="rag", input="x")
     with pytest.raises(openai.BadRequestError, match="vectors of 256 numbers") as caught:

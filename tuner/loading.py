@@ -116,7 +116,7 @@ class ResidentAdapters:
             self._held[key] = None
         else:
             self._held[key] = saved
-        return_holes()  # the files were read twice, in hundreds of small pieces
+        return_holes()  # left by hundreds of small tensors
         log.info("loaded adapter %s in %.2f s", key, time.monotonic() - started)
 
     def _load_lora(self, key: str, path: Path) -> None:
@@ -171,7 +171,7 @@ def attach_saved(model: Any, tensors: Mapping[str, Tensor], config: Mapping[str,
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """An adapter's files, read."""
+    """An adapter's files, read; the tensors of LoRA's kin are left in their file, which PEFT reads itself."""
 
     folder: Path
     tensors: dict[str, Tensor]
@@ -179,9 +179,10 @@ class Saved:
 
 
 def read_adapter(adapter: AdapterVersion) -> Saved:
-    """Tensors and configuration as they are on disk."""
+    """Configuration and tensors as they are on disk."""
     config = json.loads((adapter.path / "adapter_config.json").read_text())
-    return Saved(adapter.path, load_file(adapter.path / "adapter_model.safetensors"), config)
+    weights = adapter.path / "adapter_model.safetensors"
+    return Saved(adapter.path, {} if config.get("peft_type") == "LORA" else load_file(weights), config)
 
 
 _LOADERS: dict[str, Callable[[Any, Mapping[str, Tensor], Mapping[str, Any]], Detachable]] = {
