@@ -1,6 +1,6 @@
 """All ten methods on one corpus: scores, trained numbers, time, memory, file size, latency, in one table.
 
-    python benchmarks/methods.py [--workspace FOLDER] [--data FOLDER] [--methods lora ia3 …] [--out FILE]
+    python benchmarks/methods.py [--workspace FOLDER] [--data FOLDER] [--documents N] [--methods lora …] [--out FILE]
 
 Each method is trained by `openbook tune` (promoted whatever its dev score), then one `openbook eval` asks all of them,
 closed and open book, the test questions. A workspace given by name keeps its results: run again, it goes on.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=SKEIN, help="documents (folder or .jsonl) and questions.jsonl"
     )
+    parser.add_argument("--documents", type=int, metavar="N", help="only the first N, and questions on them")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--tune", nargs="*", default=[], metavar="KEY=VALUE", help="more [tune] settings")
     parser.add_argument("--out", type=Path)
@@ -71,6 +73,8 @@ def prepare(workspace: Path, arguments: argparse.Namespace) -> None:
     """A route closed and one open book for every method, beside `base` and `rag`."""
     workspace.mkdir(parents=True, exist_ok=True)
     data = arguments.data.resolve()
+    if arguments.documents is not None:
+        data = part_of(data, arguments.documents, workspace.resolve() / "part")
     documents = next(path for path in (data / "documents", data / "documents.jsonl") if path.exists())
     lines = ["[index]", f"documents = {str(documents)!r}", "[tune]"]
     lines += [pair.replace("=", " = ", 1) for pair in arguments.tune]
@@ -81,6 +85,20 @@ def prepare(workspace: Path, arguments: argparse.Namespace) -> None:
         lines += [f"[routes.tuned-{method}]", f"adapter = {method!r}"]
         lines += [f"[routes.hybrid-{method}]", "retrieve = true", f"adapter = {method!r}"]
     (workspace / "openbook.toml").write_text("\n".join(lines) + "\n")
+
+
+def part_of(data: Path, count: int, part: Path) -> Path:
+    """A folder with the first `count` files of `data`'s documents, by path, and the questions on these alone."""
+    source = data / "documents"
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    known = {file.relative_to(source).as_posix() for file in files[:count]}
+    for name in known:
+        (part / "documents" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, part / "documents" / name)
+    lines = (data / "questions.jsonl").read_text().splitlines()
+    kept = [line for line in lines if known.issuperset(json.loads(line)["document_ids"])]
+    (part / "questions.jsonl").write_text("\n".join(kept) + "\n")
+    return part
 
 
 def train(workspace: Path, method: str) -> dict[str, object]:
@@ -150,7 +168,12 @@ def report(measured: dict[str, dict[str, object]]) -> None:
 
 
 def vars_of(arguments: argparse.Namespace) -> dict[str, object]:
-    return {"data": arguments.data.name, "methods": arguments.methods, "tune": arguments.tune}
+    return {
+        "data": arguments.data.name,
+        "documents": arguments.documents,
+        "methods": arguments.methods,
+        "tune": arguments.tune,
+    }
 
 
 if __name__ == "__main__":
