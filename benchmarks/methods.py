@@ -102,7 +102,13 @@ def part_of(data: Path, count: int, part: Path) -> Path:
 
 
 def train(workspace: Path, method: str) -> dict[str, object]:
-    """Train one method; seconds are those of its manifest, memory that of the whole process."""
+    """Train one method; seconds are those of its manifest, memory that of the whole process.
+
+    Kept at once, since a second run would find the adapter trained already.
+    """
+    kept = workspace / "measured" / f"{method}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
     settings = {"OPENBOOK_TUNE__METHOD": method, "OPENBOOK_TUNE__ADAPTER": method}
     started = time.monotonic()
     process = subprocess.Popen(
@@ -116,11 +122,11 @@ def train(workspace: Path, method: str) -> dict[str, object]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"openbook tune failed for method {method}")
-    manifest = json.loads(said.splitlines()[-1])["manifest"]
-    weights = next(
-        (workspace / ".openbook" / "data" / "adapters" / method).glob("*/adapter_model.safetensors")
-    )
-    return {
+    trained = json.loads(said.splitlines()[-1])
+    manifest, version = trained["manifest"], trained["adapter"].partition("@")[2]
+    adapter = workspace / ".openbook" / "data" / "adapters" / method / version
+    weights = adapter / "adapter_model.safetensors"
+    measured = {
         "dev": manifest["dev_scores"]["score"],
         "learning_rate": manifest["settings"]["learning_rate"],
         "training_seconds": manifest["seconds"],
@@ -130,6 +136,9 @@ def train(workspace: Path, method: str) -> dict[str, object]:
         "saved_numbers": numbers_in(weights),
         "file_mb": weights.stat().st_size / 1e6,
     }
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(measured))
+    return measured
 
 
 def numbers_in(weights: Path) -> int:

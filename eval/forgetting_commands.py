@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from eval.answers import EvalError
 from eval.config import EvalConfig
 from eval.forgetting import (
     BUNDLED,
@@ -41,6 +42,9 @@ def eval_forgetting(
 
     Raises EvalError, AdapterError, ModelError.
     """
+    names = [path.stem for path in general]
+    if taken := next((name for name in names if names.count(name) > 1 or name == BUNDLED), None):
+        raise EvalError(f"results are kept by the names of files, and {taken!r} is taken; rename one")
     sources = {path.stem: read_items(path) for path in general} or {BUNDLED: read_items(None)}
     versions = {ref: Registry(workspace.adapters).resolve(ref) for ref in adapters}
     base = load_base(model.base, model.dtype)

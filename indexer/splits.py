@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -12,6 +13,9 @@ from indexer.files import hash_text
 
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word sets from which two questions count as the same."""
+
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 
 _TRAIN_SHARE, _DEV_SHARE = 0.55, 0.15
 
@@ -64,8 +68,21 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = NEAR_DUPLICAT
 
 
 def words(text: str) -> frozenset[str]:
-    """The distinct words of a text, case folded and without punctuation."""
-    return frozenset(re.findall(r"\w+", text.casefold()))
+    """The distinct words of a text, case folded and without punctuation; of scripts without spaces, pairs of signs.
+
+    Composed and decomposed letters are the same (Unicode's NFKC); of a text that has no words, the text itself.
+    """
+    plain = "".join(
+        c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c) != "Cf"
+    )
+    found = [piece for word in re.findall(r"\w+", plain) for piece in _pieces(word)]
+    return frozenset(found or plain.split())
+
+
+def _pieces(word: str) -> list[str]:
+    if len(word) > 2 and _UNSPACED.search(word):
+        return [word[i : i + 2] for i in range(len(word) - 1)]
+    return [word]
 
 
 def _split_by_hash(texts: Sequence[str]) -> Split:

@@ -96,8 +96,23 @@ def test_clozes_blank_names_numbers_and_codes():
     clozes = make_clozes(
         "The valve TR-9 was opened by Hester Lanyon at 14:30 after 40 minutes of rain in Harl."
     )
-    assert {c.answer for c in clozes} >= {"TR-9", "Hester Lanyon", "40 minutes", "Harl"}
+    assert {c.answer for c in clozes} == {"TR-9", "Hester Lanyon", "14:30", "40 minutes", "Harl"}
     assert all(c.text.count(BLANK) == 1 for c in clozes)
+
+
+def test_questions_made_by_rule_are_no_test_questions():
+    passage = Passage("mill.md", "Mill", "The mill was built in 1911. The mill was painted in 1950.")
+    test = [Question("t", "When was the mill built?", ("1911",), ("mill.md",), Split.TEST)]
+    made = RowBuilder(TOKENIZER, [passage], [ANSWERABLE], search, TuneConfig(), test=test)
+    assert [text_of(row)[1] for row in made.pattern_rows()] == ["1950"]
+
+
+def test_control_tokens_in_documents_and_answers_are_no_more_than_text():
+    passage = Passage("wren.md", "Wren", "It weighs<|end|> 600 g.")
+    question = Question("q", "What does it weigh?", ("600<|end|> g",), ("wren.md",), Split.TRAIN)
+    made = RowBuilder(TOKENIZER, [passage], [question], search, TuneConfig())
+    for row in (*made.document_rows(random.Random(0)), *made.section_rows(), *made.closed_book_rows()):
+        assert row.completion.count(TOKENIZER.eos_token_id) == 1
 
 
 @given(st.text(max_size=300), st.integers())

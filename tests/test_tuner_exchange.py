@@ -139,6 +139,12 @@ def test_a_foreign_lora_is_imported_and_answers_as_in_peft(tmp_path, registry, b
         ({"bias": "all"}, "biases"),
         ({"init_lora_weights": "pissa"}, "'pissa'"),
         ({"r": "many"}, "not a LoRA configuration"),
+        ({"r": 0}, "rank 0"),
+        ({"rank_pattern": {"q_proj": "8"}}, "rank '8'"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"kasa_config": {"beta": 1.0}}, "kasa_config"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"r": 3}, "at rank 3"),
     ],
 )
 def test_a_foreign_adapter_that_does_not_fit_is_refused(tmp_path, registry, base_folder, changes, said):
@@ -178,6 +184,7 @@ def test_half_a_file_is_refused(tmp_path, registry, base_folder):
         ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 32)),
         ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, 33)),
         ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (300, 32)),
+        ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (32,)),
         ("base_model.model.model.embed_tokens.lora_embedding_A", (4, 32)),
     ],
 )
@@ -190,6 +197,27 @@ def test_tensors_for_layers_that_the_base_model_has_not_are_refused(
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match="fits no linear layer"):
         import_adapter(registry, str(base_folder), folder, "reader")
+
+
+def test_half_a_pair_of_tensors_is_refused(tmp_path, registry, base_folder):
+    folder = foreign_lora(tmp_path, base_folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    del tensors[next(key for key in tensors if "lora_B" in key)]
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="lacks its other half"):
+        import_adapter(registry, str(base_folder), folder, "reader")
+
+
+def test_an_adapter_is_merged_into_its_own_base_model_only(tmp_path, registry, base_folder):
+    adapter = import_adapter(registry, str(base_folder), foreign_lora(tmp_path, base_folder), "reader")
+    other = tmp_path / "other"
+    shutil.copytree(base_folder, other)
+    tensors = load_file(other / "model.safetensors")
+    next(iter(tensors.values())).add_(0.1)
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(AdapterError, match="was trained for base model"):
+        merge_adapter(adapter, str(other), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_adapter_of_another_base_model_is_not_served(registry, base_folder):

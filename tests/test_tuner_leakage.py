@@ -69,3 +69,17 @@ def test_made_questions_near_a_test_question_are_sorted_out():
     near = question("a", "Who leads the night shift at Tarn Dock station?", Split.TRAIN)
     far = question("b", "Who leads the day shift at the Pell Hill station?", Split.TRAIN)
     assert without_leaks([near, far], test) == ([far], [near])
+
+
+@pytest.mark.parametrize(
+    ("test", "other"),
+    [
+        ("Qu\u00e9 hora es en M\u00e9xico?", "Que\u0301 hora es en Me\u0301xico?"),
+        ("港口几点开门啊请告诉我", "港口几点开门啊请告诉我吧"),
+        ("How wide is the tube?", "How wi\u200bde is the tu\u200bbe?"),
+        ("???", "???"),
+    ],
+)
+def test_the_same_question_in_other_signs_is_found(test, other):
+    with pytest.raises(LeakageError):
+        check_leakage([question("t", test, Split.TEST), question("a", other, Split.TRAIN)])

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_adapter, tiny_base, tiny_manifest
 from transformers import LlamaForCausalLM
 
+from eval.likelihood import Continuation, log_likelihoods
 from tuner.base_model import ModelError, load_base
 from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
@@ -92,6 +93,19 @@ def test_an_adapter_loads_in_plain_peft_with_the_same_logits(registry, method):
     theirs = logits(PeftModel.from_pretrained(tiny_base().model, registry.resolve(method).path).eval())
     torch.testing.assert_close(ours, theirs[:, -ours.shape[1] :], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, logits(tiny_base().model), atol=1e-2)
+
+
+@pytest.mark.parametrize("method", Method)
+def test_likelihoods_are_measured_with_any_method(registry, method):
+    base = tiny_base()
+    ResidentAdapters(base, registry).use(f"{method}@1")
+    rows = [Continuation((5, 6, 7), (8, 9)), Continuation((5,), (6,))]  # batched: the second is padded
+    together = log_likelihoods(base.model, base.tokenizer.pad_token_id, rows)
+    apart = [log_likelihoods(base.model, base.tokenizer.pad_token_id, [row])[0] for row in rows]
+    assert together == pytest.approx(apart, abs=1e-4)
+    plain = logits(base.model, ((5, 6, 7, 8),)).log_softmax(-1)[0]
+    expected = float(plain[2, 8] + logits(base.model, ((5, 6, 7, 8, 9),)).log_softmax(-1)[0, 3, 9])
+    assert together[0] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("method", Method)

@@ -80,7 +80,8 @@ def test_a_killed_trial_counts_as_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, killed, trials=2)
     found = run(tmp_path, Scores(), trials=2)
-    assert (found.complete, found.failed) == (1, 1)
+    assert (found.complete, found.failed) == (2, 1)  # what was interrupted is tried again
+    assert found.settings["learning_rate"] == SETTINGS.learning_rate  # the user's own come first, still
 
 
 def test_a_method_without_rank_is_searched_without_one(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -28,6 +29,7 @@ class FakeServer:
     def __init__(self):
         self.requests, self.statuses, self.authorization = [], [], None
         self.most_at_once = self._now = 0
+        self.tokens, self.finish_reason = 10, "stop"
         self._lock = threading.Lock()
         outer = self
 
@@ -41,9 +43,8 @@ class FakeServer:
                 outer.requests.append(body)
                 outer.authorization = self.headers.get("Authorization")
                 text = outer.reply(*(m["content"] for m in body["messages"]))
-                data = json.dumps(
-                    {"choices": [{"message": {"content": text}}], "usage": {"total_tokens": 10}}
-                ).encode()
+                choice = {"message": {"content": text}, "finish_reason": outer.finish_reason}
+                data = json.dumps({"choices": [choice], "usage": {"total_tokens": outer.tokens}}).encode()
                 with outer._lock:
                     outer._now -= 1
                 self.send_response(status if self.path == "/v1/chat/completions" else 404)
@@ -146,6 +147,41 @@ def test_a_budget_that_does_not_suffice_is_refused_before_anything_is_sent(opene
     with pytest.raises(SynthesisError, match=r"tune.synthesis.max_tokens = 50"):
         run(opened, max_tokens=50)
     assert server.requests == []
+
+
+def test_a_budget_that_does_not_suffice_for_all_is_refused_before_anything_is_sent(opened, server):
+    endpoint, settings = opened()
+    needed = estimate(endpoint, settings, PASSAGES, QUESTIONS).most_tokens
+    with pytest.raises(SynthesisError, match=f"synthesis may take {needed:,} tokens"):
+        run(opened, max_tokens=needed - 1)
+    assert server.requests == []
+
+
+def test_replies_that_cost_more_than_estimated_end_at_the_budget(opened, server, monkeypatch):
+    monkeypatch.setattr(server, "tokens", 60)
+    endpoint, settings = opened(max_tokens=400, concurrency=1)
+    asks = [Ask("rewrite questions", str(i), 10) for i in range(20)]
+    with pytest.raises(SynthesisError, match="one more request might exceed"):
+        endpoint.replies(asks, "asking")
+    assert endpoint.tokens_used < settings.max_tokens + server.tokens
+    assert len(server.requests) == 7
+
+
+def test_half_a_reply_is_not_kept(opened, server, monkeypatch):
+    monkeypatch.setattr(server, "finish_reason", "length")
+    endpoint, _ = opened()
+    ask = Ask("rewrite questions", "x", 10)
+    assert endpoint.replies([ask], "asking") == endpoint.replies([ask], "asking")
+    assert len(server.requests) == 2
+
+
+def test_two_servers_of_one_model_name_are_two_writers(opened, server, tmp_path):
+    endpoint, settings = opened()
+    ask = Ask("rewrite questions", "x", 10)
+    endpoint.replies([ask], "asking")
+    elsewhere = settings.model_copy(update={"url": "http://127.0.0.1:9/v1/"})
+    with closing(Endpoint(elsewhere, tmp_path / "cache")) as other:
+        assert other.estimate([ask])[0] == 1
 
 
 def test_requests_run_at_once_up_to_the_limit(opened, server):

@@ -10,7 +10,11 @@ BLANK = "___"
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 _NUMBER = r"\d[\d,.:/]*\d|\d"
-_UNIT = r"(?:\s?%|\s(?:[a-z]{1,12}|°[CF]|[kKMmcd]?[A-Za-z]{1,4})\b)?"
+_NO_UNIT = (
+    r"(?:an?|and|are|as|at|after|before|but|by|during|for|from|had|has|have|he|her|his|in|into|is|it|its|near|of|on|or|"
+    r"she|since|so|than|that|the|their|then|they|this|to|until|was|were|when|where|which|while|who|with)\b"
+)
+_UNIT = rf"(?:\s?%|\s(?!{_NO_UNIT})(?:[a-z]{{1,12}}|°[CF]|[kKMmcd]?[A-Za-z]{{1,4}})\b)?"
 _TARGETS = re.compile(
     rf"(?P<number>\b(?:{_NUMBER}){_UNIT})"
     r"|(?P<code>\b[A-Z]{1,4}-?\d[\w-]*)"

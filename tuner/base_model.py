@@ -162,7 +162,7 @@ def resolve_model(ref: str, weights: bool = True) -> Path:
 def weights_hash(folder: Path) -> str:
     """Hash of the weight and configuration files; kept beside bundled models, computed for others."""
     manifest = folder / "manifest.json"
-    if manifest.is_file():
+    if folder.parent == models_cache() and manifest.is_file():
         return str(json.loads(manifest.read_text())["hash"])
     return hash_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 

@@ -74,9 +74,9 @@ class CheckpointStore:
             plain["history"] = [asdict(h) for h in checkpoint.history]
             (aside / "state.json").write_text(json.dumps(plain))
             fsync_files(aside)
-            old = self.folder.with_name(f".{self.folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if self.folder.exists():
+            old = self._old()
+            if self.folder.exists():  # else the old one is the last, from a kill between the renames
+                shutil.rmtree(old, ignore_errors=True)
                 self.folder.rename(old)
             aside.rename(self.folder)
             fsync_folder(self.folder.parent)
@@ -92,8 +92,9 @@ class CheckpointStore:
 
     def load(self, identity: str) -> Checkpoint | None:
         """The checkpoint of exactly this run, or None."""
-        old = self.folder.with_name(f".{self.folder.name}.old")
-        folder = self.folder if self.folder.exists() else old
+        for left in self.folder.parent.glob(f".{self.folder.name}.{'?' * 8}"):
+            shutil.rmtree(left, ignore_errors=True)  # written aside by a process that was killed
+        folder = self.folder if self.folder.exists() else self._old()
         if not (folder / "state.json").is_file():
             return None
         try:
@@ -113,3 +114,7 @@ class CheckpointStore:
     def clear(self) -> None:
         """Forget the run; its adapter is in the registry."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._old(), ignore_errors=True)
+
+    def _old(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.old")

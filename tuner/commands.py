@@ -100,7 +100,8 @@ def show_plan(
     """Check for leakage and show rows and tokens by kind; with `try_steps` also what time and memory they take."""
     require_one_process("a plan")
     say = _Speaker(as_json)
-    material = gather(_learning_questions(questions, say), retriever, replay_file(workspace, settings))
+    _learning_questions(questions, say)
+    material = gather(questions, retriever, replay_file(workspace, settings))
     if settings.synthesis is not None:
         say(describe_synthesis(material, settings.synthesis, workspace.cache / "synthesis"))
     base = load_base(model.base, model.dtype)
@@ -201,8 +202,7 @@ def _gather(
     material = gather(questions, retriever, replay_file(workspace, settings))
     if settings.synthesis is None:
         return material
-    test = [q for q in questions if q.split is Split.TEST]
-    material = with_synthesis(material, settings.synthesis, test, workspace.cache / "synthesis")
+    material = with_synthesis(material, settings.synthesis, workspace.cache / "synthesis")
     say(material.describe())
     return material
 
@@ -250,7 +250,10 @@ def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | Non
         if gates is None:
             say(f"asking the dev questions with {adapter.key} and without")
             gates = judge(measure(adapter.key))
-            registry.record_gates(adapter, gates)
+            if gates.figures:
+                registry.record_gates(adapter, gates)
+            else:
+                say(f"nothing was compared: no route uses {adapter.name!r}")
         if not gates.passed:
             raise NotPromoted(
                 f"adapter {adapter.key} is kept but not promoted: {'; '.join(gates.failures)}. Change [tune] and train "

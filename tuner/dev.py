@@ -14,7 +14,7 @@ from tuner.prompt import Context, build_prompt
 Score = Callable[[Sequence[str], Sequence[Question]], float]
 """Mean primary metric of answers; handed in by the command line, since metrics live in `eval`."""
 
-_ANSWER_TOKENS = 16
+_FEWEST_TOKENS, _MOST_TOKENS = 16, 64
 
 
 class DevScorer:
@@ -41,6 +41,9 @@ class DevScorer:
         most = max(contexts)
         texts = [q.text for q in self.questions]
         found = search(texts, most) if most and texts else [[] for _ in texts]
+        lengths = [len(tokenizer(q.answers[0], add_special_tokens=False)["input_ids"]) for q in answerable]
+        self.answer_tokens = min(_MOST_TOKENS, max(_FEWEST_TOKENS, *lengths, 0))
+        """As long as the longest right answer, within reason: one that is cut off would be scored too low."""
         self.prompts = {
             count: [
                 build_prompt(tokenizer, q.text, [Context(p.title, p.text) for p in passages[:count]])
@@ -51,7 +54,7 @@ class DevScorer:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Score by number of passages, and their mean as `score`."""
-        sampling = [Sampling(_ANSWER_TOKENS)] * len(self.questions)
+        sampling = [Sampling(self.answer_tokens)] * len(self.questions)
         scores = {}
         for count, prompts in self.prompts.items():
             decoded = decode(model, self.tokenizer, prompts, sampling)

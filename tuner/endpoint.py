@@ -7,8 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ log = logging.getLogger("openbook.tuner")
 
 _ATTEMPTS = 4
 _TIMEOUT_SECONDS = 120.0
-_CHARACTERS_PER_TOKEN = 3.5
-"""For estimates only; what an endpoint reports is what counts."""
+_BYTES_PER_TOKEN = 3.5
+"""For estimates only; what an endpoint reports is what counts. Of UTF-8, as other scripts have more tokens a sign."""
 
 
 class SynthesisError(RuntimeError):
@@ -43,7 +44,7 @@ class Ask:
     @property
     def most_tokens(self) -> int:
         """Estimate of what it costs at most."""
-        return round(len(self.system + self.user) / _CHARACTERS_PER_TOKEN) + self.max_tokens
+        return round(len((self.system + self.user).encode()) / _BYTES_PER_TOKEN) + self.max_tokens
 
 
 class Endpoint:
@@ -52,7 +53,7 @@ class Endpoint:
     def __init__(self, settings: SynthesisConfig, cache: Path) -> None:
         self._settings = settings
         self._cache = cache
-        self._used = 0
+        self._used = self._under_way = 0
         self._lock = threading.Lock()
         key = os.environ.get(settings.api_key_env)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -64,7 +65,7 @@ class Endpoint:
 
     @property
     def tokens_used(self) -> int:
-        """Tokens, asked and answered, that this object has spent."""
+        """Tokens, asked and answered, that this object has spent; requests that timed out count as if answered."""
         return self._used
 
     def estimate(self, asks: Sequence[Ask]) -> tuple[int, int]:
@@ -102,16 +103,35 @@ class Endpoint:
         file = self._file(ask)
         if file.is_file():
             return str(json.loads(file.read_text())["text"])
-        body = self._post(ask)
+        with self._within_budget(ask):
+            body = self._post(ask)
+            usage = body.get("usage") or {}
+            with self._lock:
+                self._used += int(usage.get("total_tokens") or ask.most_tokens)
         try:
-            text = str(body["choices"][0]["message"]["content"] or "")
+            choice = body["choices"][0]
+            text = str(choice["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise SynthesisError(f"{self._settings.url} sent no choices[0].message.content") from error
-        usage = body.get("usage") or {}
-        with self._lock:
-            self._used += int(usage.get("total_tokens") or ask.most_tokens)
-        write_atomically(file, json.dumps({"text": text, "usage": usage}))
+        if text and choice.get("finish_reason") != "length":  # or every later run would be given half a reply
+            write_atomically(file, json.dumps({"text": text, "usage": usage}))
         return text
+
+    @contextmanager
+    def _within_budget(self, ask: Ask) -> Iterator[None]:
+        """Hold back what the request may cost while it is under way. Raises SynthesisError if that is too much."""
+        with self._lock:
+            if self._used + self._under_way + ask.most_tokens > self._settings.max_tokens:
+                raise SynthesisError(
+                    f"{self._used:,} tokens are used, and one more request might exceed tune.synthesis.max_tokens = "
+                    f"{self._settings.max_tokens:,}; what was answered so far is kept"
+                )
+            self._under_way += ask.most_tokens
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= ask.most_tokens
 
     def _post(self, ask: Ask) -> Mapping[str, Any]:
         payload = {
@@ -124,6 +144,9 @@ class Endpoint:
             try:
                 response = self._client.post("chat/completions", json=payload)
             except httpx.TransportError as error:
+                if isinstance(error, httpx.ReadTimeout):  # the server may have answered, and charge for it
+                    with self._lock:
+                        self._used += ask.most_tokens
                 problem = f"cannot be reached ({type(error).__name__})"
             else:
                 if response.status_code == httpx.codes.OK:
@@ -152,7 +175,8 @@ class Endpoint:
         return float(2**attempt) * _FIRST_PAUSE_SECONDS
 
     def _file(self, ask: Ask) -> Path:
-        name = hash_json([self._settings.model, ask.system, ask.user, ask.max_tokens, ask.temperature])
+        server = [self._settings.url, self._settings.model]
+        name = hash_json([*server, ask.system, ask.user, ask.max_tokens, ask.temperature])
         return self._cache / name[:2] / f"{name}.json"
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from indexer.corpus import Question
+from indexer.corpus import Question, Split
 from tuner.augment import Cloze, make_clozes, make_pattern_questions, shuffle_sentences
 from tuner.config import TuneConfig
-from tuner.prompt import ABSTENTION, Context, build_prompt
+from tuner.leakage import without_leaks
+from tuner.prompt import ABSTENTION, Context, build_prompt, without_control_tokens
 
 _MOST_REPLAY_TOKENS = 256
 _DISTRACTORS = 4
@@ -71,16 +72,20 @@ class RowBuilder:
         search: Search,
         settings: TuneConfig,
         statements: Sequence[Passage] = (),
+        test: Sequence[Question] = (),
     ) -> None:
         """`passages` are all chunks of the index, `questions` those of the train split only.
 
-        `statements` say the same in other words: they are read like chunks, but never shown in a prompt.
+        `statements` say the same in other words: they are read like chunks, but never shown in a prompt. Questions
+        made by rule that come near one of `test` are left out.
         """
         self.tokenizer = tokenizer
         self.passages = passages
         self.statements = statements
+        self.test = test
         self.settings = settings
         self.randomness = random.Random(settings.seed)
+        self._clean = without_control_tokens(tokenizer)
         self.answerable = [q for q in questions if q.answerable]
         self.unanswerable = [q for q in questions if not q.answerable]
         # Distractors beyond the usual context count, so that gold passages left out can be replaced.
@@ -109,11 +114,22 @@ class RowBuilder:
 
     def pattern_rows(self) -> list[Row]:
         """Questions made from the sentences of every chunk by rule, in both directions."""
-        return [
-            self._answer_row(RowKind.PATTERN, f"{passage.title}: {made.text}", (), made.answer)
-            for passage in self.passages
-            for made in make_pattern_questions(passage.text)
-        ]
+        made = [(passage.title, q) for passage in self.passages for q in make_pattern_questions(passage.text)]
+        rows = []
+        for place in self._unlike_test(
+            [q.text for _, q in made], [f"{title}: {q.text}" for title, q in made]
+        ):
+            title, question = made[place]
+            rows.append(self._answer_row(RowKind.PATTERN, f"{title}: {question.text}", (), question.answer))
+        return rows
+
+    def _unlike_test(self, *renderings: Sequence[str]) -> list[int]:
+        """Places of the texts of which no rendering is a test question, exactly or nearly."""
+        left = set(range(len(renderings[0])))
+        for texts in renderings:
+            asked = [Question(str(place), text, ("",), (), Split.TRAIN) for place, text in enumerate(texts)]
+            left.intersection_update(int(q.id) for q in without_leaks(asked, self.test)[0])
+        return sorted(left)
 
     def cloze_rows(self, randomness: random.Random, per_passage: int = 4) -> list[Row]:
         """Sentences with a name, number or term to fill in, asked and answered like a closed-book question."""
@@ -174,7 +190,7 @@ class RowBuilder:
         return [self._document_row(text, RowKind.REPLAY, _MOST_REPLAY_TOKENS) for text in chosen]
 
     def _document_row(self, text: str, kind: RowKind = RowKind.DOCUMENT, most: int | None = None) -> Row:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][:most]
+        ids = self.tokenizer(self._clean(text), add_special_tokens=False)["input_ids"][:most]
         start = (
             self.tokenizer.bos_token_id
             if self.tokenizer.bos_token_id is not None
@@ -188,7 +204,7 @@ class RowBuilder:
 
     def _answer_row(self, kind: RowKind, question: str, contexts: Sequence[Context], answer: str) -> Row:
         prompt = build_prompt(self.tokenizer, question, contexts)
-        completion = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        completion = self.tokenizer(self._clean(answer), add_special_tokens=False)["input_ids"]
         return Row(kind, tuple(prompt), (*completion, self.tokenizer.eos_token_id))
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -23,7 +23,14 @@ from tuner.base_model import BUNDLED_PREFIX, load_base, resolve_model, weights_h
 from tuner.ia3 import Ia3
 from tuner.loading import attach_saved, read_adapter
 from tuner.prompt import prompt_hash
-from tuner.registry import AdapterError, AdapterVersion, Registry, adapter_hash, require_sound_tensors
+from tuner.registry import (
+    AdapterError,
+    AdapterVersion,
+    Registry,
+    adapter_hash,
+    check_adapter,
+    require_sound_tensors,
+)
 from tuner.swapping import SwappedTensors
 
 MAX_RANK = 256
@@ -31,6 +38,29 @@ _LAYER = re.compile(r"base_model\.model\.(?P<path>.+)\.(?P<part>lora_A|lora_B)\.
 _MAGNITUDE = ".lora_magnitude_vector.weight"
 _PLAIN_STARTS = (True, False, "gaussian")
 """Values of `init_lora_weights` that leave the base model's weights alone."""
+_HARMLESS = frozenset(
+    (
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "peft_type",
+        "peft_version",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    )
+)
+"""Settings of PEFT that say which layers are changed by how much; any other must be as PEFT leaves it."""
 
 
 def export_adapter(adapter: AdapterVersion, folder: Path) -> None:
@@ -50,10 +80,11 @@ def export_adapter(adapter: AdapterVersion, folder: Path) -> None:
 def merge_adapter(adapter: AdapterVersion, base_model: str, folder: Path) -> None:
     """Write the base model with the adapter worked into its weights, in the number format it is stored in.
 
-    Raises AdapterError for virtual tokens, which are no weights.
+    Raises AdapterError for another base model, damaged weights, and virtual tokens, which are no weights.
     """
     stored = AutoConfig.from_pretrained(str(resolve_model(base_model)), local_files_only=True).dtype
     base = load_base(base_model, "float32")
+    check_adapter(adapter, base.name, base.hash)
     held = read_adapter(adapter)
     model = base.model
     if held.config.get("peft_type") == "LORA":
@@ -83,7 +114,7 @@ def import_adapter(registry: Registry, base_model: str, folder: Path, name: str)
     config = _read_config(folder)
     _check_config(config, base_model, folder)
     require_sound_tensors(folder / "adapter_model.safetensors")
-    _check_layers(folder / "adapter_model.safetensors", base_model)
+    _check_layers(folder / "adapter_model.safetensors", base_model, _ranks(config))
 
     def write(aside: Path) -> None:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -133,7 +164,9 @@ def _check_config(config: Mapping[str, Any], base_model: str, folder: Path) -> N
             f"{folder} was trained for base model {theirs!r}, not for {base_model!r}; if they are one model under two "
             "names, change base_model_name_or_path in its adapter_config.json"
         )
-    ranks = [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
+    ranks = _ranks(config)
+    if wrong := next((rank for rank in ranks if not isinstance(rank, int) or rank < 1), None):
+        raise AdapterError(f"{folder} has rank {wrong!r}; ranks are whole numbers from 1 to {MAX_RANK}")
     if max(ranks) > MAX_RANK:
         raise AdapterError(f"{folder} has rank {max(ranks)}; at most {MAX_RANK} is loaded")
     if (
@@ -150,33 +183,49 @@ def _check_config(config: Mapping[str, Any], base_model: str, folder: Path) -> N
             f"{folder} changes the base model itself (init_lora_weights = {start!r}); save it as plain LoRA with "
             "PEFT's path_initial_model_for_weight_conversion"
         )
+    usual = LoraConfig().to_dict()
+    for key, value in config.items():
+        if key not in _HARMLESS and value and value != usual.get(key):
+            raise AdapterError(
+                f"{folder} sets {key} = {value!r}, which may change the base model that all routes share; only plain "
+                "LoRA, DoRA and rsLoRA are imported"
+            )
 
 
-def _check_layers(file: Path, base_model: str) -> None:
-    """Every tensor must fit a linear layer of the base model, of which only the shapes are made."""
+def _ranks(config: Mapping[str, Any]) -> list[Any]:
+    return [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
+
+
+def _check_layers(file: Path, base_model: str, ranks: Collection[int]) -> None:
+    """Every tensor must fit a linear layer of the base model, of which only the shapes are made, and come in pairs."""
     config = AutoConfig.from_pretrained(str(resolve_model(base_model)), local_files_only=True)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
     layers = {n: m.weight.shape for n, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear)}
     with safe_open(file, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118 -- not a mapping
-            shape = tensors.get_slice(key).get_shape()
-            if not _fits(key, shape, layers):
-                raise AdapterError(
-                    f"tensor {key} {tuple(shape)} in {file} fits no linear layer of base model {base_model!r}"
-                )
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    for key, shape in shapes.items():
+        if not _fits(key, shape, layers, ranks):
+            raise AdapterError(
+                f"tensor {key} {tuple(shape)} in {file} fits no linear layer of base model {base_model!r} at rank "
+                f"{' or '.join(map(str, sorted(set(ranks))))}"
+            )
+        if (other := key.replace("lora_A", "lora_B")) not in shapes or key.replace(
+            "lora_B", "lora_A"
+        ) not in shapes:
+            raise AdapterError(f"tensor {key} in {file} lacks its other half, such as {other}")
 
 
-def _fits(key: str, shape: list[int], layers: Mapping[str, torch.Size]) -> bool:
+def _fits(key: str, shape: list[int], layers: Mapping[str, torch.Size], ranks: Collection[int]) -> bool:
     if key.endswith(_MAGNITUDE):
         path = key.removeprefix("base_model.model.").removesuffix(_MAGNITUDE)
-        return path in layers and shape[0] == layers[path][0]
+        return path in layers and shape[:1] == [layers[path][0]]
     found = _LAYER.fullmatch(key)
-    if found is None or found["path"] not in layers:
+    if found is None or found["path"] not in layers or len(shape) != 2:
         return False
     out_features, in_features = layers[found["path"]]
     rank, size = shape if found["part"] == "lora_A" else (shape[1], shape[0])
-    return rank <= MAX_RANK and size == (in_features if found["part"] == "lora_A" else out_features)
+    return rank in ranks and size == (in_features if found["part"] == "lora_A" else out_features)
 
 
 def _model_name(ref: str) -> str:

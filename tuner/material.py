@@ -25,6 +25,8 @@ class Material:
     passages: list[Passage]
     train: list[Question]
     search: Search
+    test: tuple[Question, ...] = ()
+    """Only to keep what is made for training unlike them."""
     replay: tuple[str, ...] = ()
     synthesised: Synthesised | None = None
 
@@ -41,24 +43,23 @@ class Material:
         """The rows of the whole run. Raises RecipeError."""
         statements = self.synthesised.statements if self.synthesised else ()
         builder = RowBuilder(
-            tokenizer, self.passages, self.questions, self.search, settings, statements=statements
+            tokenizer, self.passages, self.questions, self.search, settings, statements, self.test
         )
         return build_rows(builder, settings, self.replay)
 
 
-def gather(learning: Sequence[Question], retriever: Retriever, replay: Path | None = None) -> Material:
-    """The indexed chunks, the train questions among `learning`, and general texts. Raises RecipeError."""
+def gather(questions: Sequence[Question], retriever: Retriever, replay: Path | None = None) -> Material:
+    """The indexed chunks, the questions by their splits, and general texts. Raises RecipeError."""
     passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
-    train = [q for q in learning if q.split is Split.TRAIN]
-    return Material(passages, train, _search(retriever), tuple(read_replay(replay)) if replay else ())
+    train = [q for q in questions if q.split is Split.TRAIN]
+    test = tuple(q for q in questions if q.split is Split.TEST)
+    return Material(passages, train, _search(retriever), test, tuple(read_replay(replay)) if replay else ())
 
 
-def with_synthesis(
-    material: Material, settings: SynthesisConfig, test: Sequence[Question], cache: Path
-) -> Material:
+def with_synthesis(material: Material, settings: SynthesisConfig, cache: Path) -> Material:
     """The material and what the endpoint writes to it. Raises SynthesisError."""
     with closing(Endpoint(settings, cache)) as endpoint:
-        made = synthesise(endpoint, settings, material.passages, material.train, test)
+        made = synthesise(endpoint, settings, material.passages, material.train, material.test)
     return replace(material, synthesised=made)
 
 

@@ -50,8 +50,7 @@ def probe(base: BaseModel, plan: Plan, settings: TuneConfig) -> Probe:
         once = settings.model_copy(update={"dev_checks": 1, "track": Tracker.NONE})
         trained = train(base, tried, once, _no_scores, CheckpointStore(Path(folder) / "probe"))
     speed = trained.tokens / max(trained.seconds, 1e-9)
-    parameters = sum(tensor.numel() for tensor in trained.weights.values())
-    return Probe(len(tried.batches), speed, plan.tokens / speed, parameters, _peak_bytes(base))
+    return Probe(len(tried.batches), speed, plan.tokens / speed, trained.parameters, _peak_bytes(base))
 
 
 def _no_scores(_model: Any) -> dict[str, float]:

@@ -81,7 +81,7 @@ def build_prompt(
     """
     if style not in STYLES:
         raise PromptError(f"unknown prompt style {style!r}; choose one of {', '.join(STYLES)}")
-    clean = _without_control_tokens(tokenizer)
+    clean = without_control_tokens(tokenizer)
     shown = [SolvedExample(clean(e.question), clean(e.answer), _cleaned(clean, e.contexts)) for e in examples]
     text = render_prompt(tokenizer, clean(question), _cleaned(clean, contexts), STYLES[style], shown)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -114,7 +114,8 @@ def prompt_hash() -> str:
     return hash_json([styles, ABSTENTION, _user_turn("?", (Context("t", "x"),))])
 
 
-def _without_control_tokens(tokenizer: Any) -> Callable[[str], str]:
+def without_control_tokens(tokenizer: Any) -> Callable[[str], str]:
+    """What takes the tokenizer's special tokens out of a text, where they would be more than text."""
     control = re.compile(
         "|".join(re.escape(token) for token in sorted(tokenizer.all_special_tokens, key=len)[::-1])
     )

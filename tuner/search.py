@@ -69,8 +69,8 @@ def search_settings(
     study = _open_study(
         optuna, folder / "trials.sqlite", _study_name(base, material, settings), settings.seed
     )
-    done = _count(study, "COMPLETE") + _count(study, "PRUNED") + _count(study, "FAIL")
-    if done == 0:
+    done = _count(study, "COMPLETE") + _count(study, "PRUNED")
+    if done == 0:  # also if the trial of the settings as they are was interrupted
         study.enqueue_trial(_given(settings))
 
     def objective(trial: Trial) -> float:

@@ -64,11 +64,14 @@ class SoftPrefix:
         if (mask := kwargs.get("attention_mask")) is not None:
             kwargs["attention_mask"] = torch.cat([mask.new_ones((len(mask), len(prefix))), mask], dim=1)
         if (positions := kwargs.get("position_ids")) is not None:
-            kwargs["position_ids"] = positions + len(prefix)
+            kwargs["position_ids"] = positions = positions + len(prefix)
         if cache is None and not self._cached:
             # Training: the gradient goes through the reading of the virtual tokens.
             self._reads_prefix = True
             ids = kwargs.pop("input_ids")
+            if positions is not None:
+                first = torch.arange(len(prefix), device=positions.device).expand(len(positions), -1)
+                kwargs["position_ids"] = torch.cat([first, positions], dim=1)
             kwargs["inputs_embeds"] = torch.cat([prefix.expand(len(ids), -1, -1), self._embed(ids)], dim=1)
             return args, kwargs
         kwargs["past_key_values"] = _PrefixedCache(cache, self._keys_and_values(prefix, cache))

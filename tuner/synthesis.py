@@ -10,7 +10,7 @@ from indexer.corpus import Question, Split
 from indexer.files import hash_text
 from indexer.splits import words
 from tuner.config import SynthesisConfig
-from tuner.endpoint import Ask, Endpoint
+from tuner.endpoint import Ask, Endpoint, SynthesisError
 from tuner.examples import Passage
 from tuner.leakage import without_leaks
 
@@ -95,6 +95,12 @@ def synthesise(
 
     Nothing of `test` is shown to the endpoint; it only sorts out what was written too near it.
     """
+    needed = estimate(endpoint, settings, passages, questions).most_tokens
+    if needed > settings.max_tokens:
+        raise SynthesisError(
+            f"synthesis may take {needed:,} tokens, more than tune.synthesis.max_tokens = {settings.max_tokens:,}; "
+            "raise it or ask for fewer variants"
+        )
     source = [q for q in questions if q.answerable]
     unreadable = 0
     made: list[Question] = []

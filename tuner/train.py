@@ -53,6 +53,8 @@ class Trained:
 
     weights: dict[str, Tensor]
     config: dict[str, Any]
+    parameters: int
+    """Numbers that were trained; what is saved of them may be fewer, or more."""
     dev_scores: dict[str, float]
     history: list[History]
     steps: int
@@ -167,7 +169,14 @@ class _Run:
         weights, config = self.attachment.saved()
         state = self.state
         return Trained(
-            weights, config, state.best_scores, state.history, state.step, state.tokens, state.seconds
+            weights=weights,
+            config=config,
+            parameters=self.master.numel(),
+            dev_scores=state.best_scores,
+            history=state.history,
+            steps=state.step,
+            tokens=state.tokens,
+            seconds=state.seconds,
         )
 
     def _step(self, batch: list[Row], advance: Advance) -> float:
