@@ -183,7 +183,7 @@ def _check_config(config: Mapping[str, Any], base_model: str, folder: Path) -> N
             f"{folder} changes the base model itself (init_lora_weights = {start!r}); save it as plain LoRA with "
             "PEFT's path_initial_model_for_weight_conversion"
         )
-    usual = LoraConfig().to_dict()
+    usual = vars(LoraConfig())
     for key, value in config.items():
         if key not in _HARMLESS and value and value != usual.get(key):
             raise AdapterError(
