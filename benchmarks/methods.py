@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from indexer.files import hash_json
+
 METHODS = (
     "lora",
     "dora",
@@ -51,7 +53,8 @@ def main() -> None:
         workspace = arguments.workspace or Path(temporary)
         prepare(workspace, arguments)
         subprocess.run([OPENBOOK, "index", "-w", workspace], check=True)
-        measured = {method: train(workspace, method) for method in arguments.methods}
+        name = hash_json(vars_of(arguments) | {"methods": None})[:12]
+        measured = {method: train(workspace, method, name) for method in arguments.methods}
         done = subprocess.run(
             [OPENBOOK, "eval", "--no-select", "--json", "-w", workspace],
             check=True,
@@ -83,13 +86,16 @@ def prepare(workspace: Path, arguments: argparse.Namespace) -> None:
     lines += [f"[routes.{name}]\nadapter = {arguments.methods[0]!r}" for name in ("tuned", "hybrid")]
     for method in arguments.methods:
         lines += [f"[routes.tuned-{method}]", f"adapter = {method!r}"]
-        lines += [f"[routes.hybrid-{method}]", "retrieve = true", f"adapter = {method!r}"]
+        lines += [f"[routes.hybrid-{method}]", "retrieve = true", "k = 1", f"adapter = {method!r}"]
     (workspace / "openbook.toml").write_text("\n".join(lines) + "\n")
 
 
 def part_of(data: Path, count: int, part: Path) -> Path:
     """A folder with the first `count` files of `data`'s documents, by path, and the questions on these alone."""
     source = data / "documents"
+    if not source.is_dir():
+        raise SystemExit(f"--documents takes a folder of documents, and there is no {source}")
+    shutil.rmtree(part, ignore_errors=True)
     files = sorted(file for file in source.rglob("*") if file.is_file())
     known = {file.relative_to(source).as_posix() for file in files[:count]}
     for name in known:
@@ -101,12 +107,12 @@ def part_of(data: Path, count: int, part: Path) -> Path:
     return part
 
 
-def train(workspace: Path, method: str) -> dict[str, object]:
+def train(workspace: Path, method: str, name: str) -> dict[str, object]:
     """Train one method; seconds are those of its manifest, memory that of the whole process.
 
-    Kept at once, since a second run would find the adapter trained already.
+    Kept at once, under the `name` of the settings, since a second run would find the adapter trained already.
     """
-    kept = workspace / "measured" / f"{method}.json"
+    kept = workspace / f"measured-{name}" / f"{method}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
     settings = {"OPENBOOK_TUNE__METHOD": method, "OPENBOOK_TUNE__ADAPTER": method}

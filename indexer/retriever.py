@@ -151,9 +151,8 @@ class Index:
 
     def documents(self) -> dict[str, Document]:
         """Every document as indexed, by id."""
-        retriever = (
-            self.retriever()
-        )  # held: its snapshot is closed with it, as soon as another takes its place
+        # Held, since its snapshot is closed with it, as soon as another takes its place.
+        retriever = self.retriever()
         return retriever.snapshot.documents()
 
     def document(self, document_id: str) -> Document | None:

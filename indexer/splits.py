@@ -14,8 +14,8 @@ from indexer.files import hash_text
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word sets from which two questions count as the same."""
 
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+"""Japanese and Chinese, which are written without spaces."""
 
 _TRAIN_SHARE, _DEV_SHARE = 0.55, 0.15
 
@@ -41,7 +41,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = NEAR_DUPLICAT
     Two sets that similar share a word among the rarest `n - ceil(threshold * n) + 1` of each, so only such
     pairs are compared (prefix filtering: Chaudhuri et al., 2006).
     """
-    sets = [words(text) for text in texts]
+    sets = [compared_words(text) for text in texts]
     frequency = Counter(word for group in sets for word in group)
     leader = list(range(len(texts)))
 
@@ -68,7 +68,12 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = NEAR_DUPLICAT
 
 
 def words(text: str) -> frozenset[str]:
-    """The distinct words of a text, case folded and without punctuation; of scripts without spaces, pairs of signs.
+    """The distinct words of a text, case folded and without punctuation. Stored hashes rest on them."""
+    return frozenset(re.findall(r"\w+", text.casefold()))
+
+
+def compared_words(text: str) -> frozenset[str]:
+    """What makes two texts alike: distinct words as in `words`, but of Chinese and Japanese pairs of signs.
 
     Composed and decomposed letters are the same (Unicode's NFKC); of a text that has no words, the text itself.
     """

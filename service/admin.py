@@ -107,7 +107,8 @@ def adapters_router(live: LiveAnswerer, bench: Workbench) -> APIRouter:
 
         def write() -> AdapterEntry:
             adapter = registry.resolve(f"{name}@{version}")
-            if isinstance(generator := live.answerer.generator, RemoteGenerator):
+            generator = live.answerer.generator
+            if isinstance(generator, RemoteGenerator):  # whose server has a copy of the weights of its own
                 generator.require_served(adapter.key)
             else:
                 check_adapter(adapter, live.answerer.base.name, live.answerer.base.hash)

@@ -205,6 +205,12 @@ class Answerer:
         """The index generation that answers come from; None if no index is open."""
         return self._index.retriever().generation if self._index else None
 
+    def require_room(self, question: str, max_new_tokens: int) -> None:
+        """Raise PromptTooLong if the model has no room for the question and an answer."""
+        require_short(question, self.base)
+        with self._preparing:
+            require_room(question, self.base, max_new_tokens)
+
     def prepare(self, pairs: Sequence[tuple[str, Route]], sampling: Sampling | None = None) -> list[Prepared]:
         """Retrieve and build prompts, without the model; `sampling` replaces what the routes say about it."""
         for question, _ in pairs:

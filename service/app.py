@@ -101,11 +101,11 @@ def create_app(
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     # The last one added is the outermost.
-    app.add_middleware(Unforeseen)
     if tracing is not None:
         from service.tracing import TraceRequests  # OpenTelemetry may be missing where no spans are wanted
 
         app.add_middleware(TraceRequests, tracing=tracing)
+    app.add_middleware(Unforeseen)
     app.add_middleware(Guard, config=config, keys=keys)
     if config.cors_origins:
         app.add_middleware(

@@ -151,7 +151,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 class Unforeseen:
-    """ASGI middleware, the innermost: whatever no handler knows becomes a 500, which then passes all the others.
+    """ASGI middleware, inside those that every response passes: whatever no handler knows becomes a 500, which then passes all the others.
 
     Starlette's own handler for it stands outside of all middleware: no headers, no line in the access log.
     """
@@ -161,6 +161,9 @@ class Unforeseen:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; a response that has begun can only break off."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         begun = False
 
         async def send_noticed(message: Message) -> None:
@@ -175,7 +178,7 @@ class Unforeseen:
             log.error(  # noqa: TRY400 - the message may quote a document or a prompt
                 "request failed: %s\n%s", type(error).__name__, where
             )
-            if scope["type"] != "http" or begun:
+            if begun:
                 raise
             response = error_response(500, "the service failed to answer; its log says why", "internal_error")
             await response(scope, receive, send)

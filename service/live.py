@@ -102,10 +102,16 @@ class LiveAnswerer:
         self.require_route(name)
         if self.router is None or name != AUTO:
             return self.answerer.route(name).restricted(where)
-        facts = await run_beside_model(partial(self.router.facts, question, where))
-        if (probe := self.router.probe) is not None:
-            facts |= confidence_facts(await self._decoded(question, probe, PROBE))
-        return self.router.choose(facts).restricted(where)
+        started, router = time.monotonic(), self.router
+
+        def facts_of() -> dict[str, float]:
+            self.answerer.require_room(question, PROBE.max_new_tokens)
+            return router.facts(question, where)
+
+        facts = await self._beside(facts_of, 1, started)
+        if (probe := router.probe) is not None:
+            facts |= confidence_facts(await self._decoded(question, probe, PROBE, started))
+        return router.choose(facts).restricted(where)
 
     def require_route(self, name: str) -> None:
         """Raise UnknownRoute unless `route_for` knows the name, or `assign` says which experiment it does not know."""
@@ -126,7 +132,9 @@ class LiveAnswerer:
         choices: int = 1,
         started: float | None = None,
     ) -> Underway:
-        """Queue `choices` answers to each question. Raises Overloaded and whatever `Answerer.prepare` does.
+        """Queue `choices` answers to each question.
+
+        Raises Overloaded, TooMuchAtOnce, AnswerTimeout and whatever `Answerer.prepare` does.
 
         `started` (monotonic) is when the request came, if something was done for it before.
         """
@@ -136,7 +144,10 @@ class LiveAnswerer:
     async def continue_tokens(
         self, prompts: Sequence[Sequence[int]], route: Route, sampling: Sampling, choices: int
     ) -> Underway:
-        """Queue `choices` continuations of each prompt, as it is. Raises Overloaded, PromptError, AdapterError."""
+        """Queue `choices` continuations of each prompt, as it is.
+
+        Raises Overloaded, TooMuchAtOnce, AnswerTimeout, PromptError, AdapterError.
+        """
         prepare = partial(self.answerer.prepare_tokens, prompts, route, sampling)
         return await self._begin(prepare, len(prompts), route, choices, time.monotonic())
 
@@ -150,23 +161,21 @@ class LiveAnswerer:
     ) -> Underway:
         with self.counted(route.name):
             self.model_thread.require_room(prompts * choices, coming=self.preparing)
-            prepared = await self._prepared(prepare, prompts * choices, started)
+            prepared = await self._beside(prepare, prompts * choices, started)
             if self.tracing is not None:
                 self.tracing.retrieved(prepared)
             asked = [one for one in prepared for _ in range(choices)]
             requests = [_with_seed(one.request, place % choices) for place, one in enumerate(asked)]
             return Underway(self, asked, requests, started, self.timeout_seconds)
 
-    async def _prepared(
-        self, prepare: Callable[[], list[Prepared]], answers: int, started: float
-    ) -> list[Prepared]:
-        """What `prepare` returns; it counts as work until its thread ends, also if nobody waits any more."""
+    async def _beside(self, work: Callable[[], T], answers: int, started: float) -> T:
+        """What `work`, for so many answers, returns; it counts until its thread ends, also if nobody waits any more."""
 
-        def ended(_: asyncio.Task[list[Prepared]]) -> None:
+        def ended(_: asyncio.Task[T]) -> None:
             self.preparing -= answers
 
         self.preparing += answers
-        preparing = asyncio.create_task(run_beside_model(prepare))
+        preparing = asyncio.create_task(run_beside_model(work))
         preparing.add_done_callback(ended)
         left = max(0.0, started + self.timeout_seconds - time.monotonic())
         try:
@@ -180,10 +189,10 @@ class LiveAnswerer:
         """Do something in the model thread, between two tokens. Raises AnswerTimeout, Overloaded."""
         return await self._soon(self.model_thread.call(work))
 
-    async def _decoded(self, question: str, route: Route, sampling: Sampling) -> Decoded:
+    async def _decoded(self, question: str, route: Route, sampling: Sampling, started: float) -> Decoded:
         """What the model says, without an answer being made of it."""
         prepare = partial(self.answerer.prepare, [(question, route)], sampling)
-        [prepared] = await run_beside_model(prepare)
+        [prepared] = await self._beside(prepare, 1, started)
         return (await self._soon(self.model_thread.submit([prepared.request]))).decoded[0]
 
     async def _soon(self, future: Future[T]) -> T:
@@ -215,7 +224,7 @@ class Underway:
         started: float,
         timeout_seconds: float,
     ) -> None:
-        """Submits the requests. Raises Overloaded."""
+        """Submits the requests. Raises Overloaded, TooMuchAtOnce."""
         self.prepared = prepared
         self._live = live
         self._started = started

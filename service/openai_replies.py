@@ -187,9 +187,11 @@ class CompletionReply:
 
 def _bytes_of(tokenizer: Any, token: int, text: str) -> bytes:
     """The UTF-8 of a token, `text` when decoded alone: clients join bytes where several tokens make one character."""
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if "▁" in piece:  # SentencePiece's space, of which decoding a token alone leaves out the first
+        return piece.replace("▁", " ").encode()
     if "\ufffd" not in text:
         return text.encode()
-    piece = str(tokenizer.convert_ids_to_tokens(token))
     if byte := re.fullmatch("<0x([0-9A-F]{2})>", piece):
         return bytes([int(byte[1], 16)])
     known = _bytes_by_sign()

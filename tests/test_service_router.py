@@ -169,6 +169,18 @@ def test_auto_takes_one_question_at_a_time(client: TestClient, prompt: list[Any]
     assert reply.json()["error"]["param"] == "prompt"
 
 
+def test_question_beyond_the_model_is_refused_before_anything_is_searched_for(
+    client: TestClient, answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(Router, "facts", search)
+    question = "t" * answerer.base.max_prompt_tokens  # a token each
+    response = client.post("/v1/answer", json={"question": question, "route": "auto"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_unknown_routes_are_reported_as_ever(answerer: Answerer, client: TestClient) -> None:
     chat = {"messages": [{"role": "user", "content": WHO}]}
 

@@ -117,8 +117,9 @@ def test_a_folder_with_files_is_not_written_over(tmp_path, registry, base_folder
         export_adapter(adapter, tmp_path / "out")
 
 
-def test_a_foreign_lora_is_imported_and_answers_as_in_peft(tmp_path, registry, base_folder):
-    folder = foreign_lora(tmp_path, base_folder)
+@pytest.mark.parametrize("start", [True, "gaussian"])
+def test_a_foreign_lora_is_imported_and_answers_as_in_peft(tmp_path, registry, base_folder, start):
+    folder = foreign_lora(tmp_path, base_folder, init_lora_weights=start)
     adapter = import_adapter(registry, str(base_folder), folder, "reader")
     assert adapter.key == "reader@1"
     assert adapter.manifest.base_model_hash == weights_hash(base_folder)

@@ -3,6 +3,7 @@ import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 import tuner.endpoint as endpoint_module
@@ -29,7 +30,7 @@ class FakeServer:
     def __init__(self):
         self.requests, self.statuses, self.authorization = [], [], None
         self.most_at_once = self._now = 0
-        self.tokens, self.finish_reason = 10, "stop"
+        self.tokens = 10
         self._lock = threading.Lock()
         outer = self
 
@@ -43,7 +44,7 @@ class FakeServer:
                 outer.requests.append(body)
                 outer.authorization = self.headers.get("Authorization")
                 text = outer.reply(*(m["content"] for m in body["messages"]))
-                choice = {"message": {"content": text}, "finish_reason": outer.finish_reason}
+                choice = {"message": {"content": text}}
                 data = json.dumps({"choices": [choice], "usage": {"total_tokens": outer.tokens}}).encode()
                 with outer._lock:
                     outer._now -= 1
@@ -167,12 +168,17 @@ def test_replies_that_cost_more_than_estimated_end_at_the_budget(opened, server,
     assert len(server.requests) == 7
 
 
-def test_half_a_reply_is_not_kept(opened, server, monkeypatch):
-    monkeypatch.setattr(server, "finish_reason", "length")
-    endpoint, _ = opened()
-    ask = Ask("rewrite questions", "x", 10)
-    assert endpoint.replies([ask], "asking") == endpoint.replies([ask], "asking")
-    assert len(server.requests) == 2
+def test_attempts_that_time_out_count_as_if_they_were_answered(opened, server, monkeypatch):
+    monkeypatch.setattr(endpoint_module, "_FIRST_PAUSE_SECONDS", 0.0)
+    endpoint, _ = opened(max_tokens=40)
+
+    def late(*_arguments, **_settings):
+        raise httpx.ReadTimeout("too late")
+
+    monkeypatch.setattr(endpoint._client, "post", late)
+    ask = Ask("rewrite questions", "x", 10)  # 15 tokens at most, so that a third attempt might exceed 40
+    with pytest.raises(SynthesisError, match="30 tokens are used, and one more request might exceed"):
+        endpoint.replies([ask], "asking")
 
 
 def test_two_servers_of_one_model_name_are_two_writers(opened, server, tmp_path):

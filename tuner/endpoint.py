@@ -103,23 +103,17 @@ class Endpoint:
         file = self._file(ask)
         if file.is_file():
             return str(json.loads(file.read_text())["text"])
-        with self._within_budget(ask):
-            body = self._post(ask)
-            usage = body.get("usage") or {}
-            with self._lock:
-                self._used += int(usage.get("total_tokens") or ask.most_tokens)
+        body = self._post(ask)
         try:
-            choice = body["choices"][0]
-            text = str(choice["message"]["content"] or "")
+            text = str(body["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise SynthesisError(f"{self._settings.url} sent no choices[0].message.content") from error
-        if text and choice.get("finish_reason") != "length":  # or every later run would be given half a reply
-            write_atomically(file, json.dumps({"text": text, "usage": usage}))
+        write_atomically(file, json.dumps({"text": text, "usage": body.get("usage") or {}}))
         return text
 
     @contextmanager
     def _within_budget(self, ask: Ask) -> Iterator[None]:
-        """Hold back what the request may cost while it is under way. Raises SynthesisError if that is too much."""
+        """Hold back what an attempt may cost while it is under way. Raises SynthesisError if that is too much."""
         with self._lock:
             if self._used + self._under_way + ask.most_tokens > self._settings.max_tokens:
                 raise SynthesisError(
@@ -142,11 +136,9 @@ class Endpoint:
         }
         for attempt in range(_ATTEMPTS):
             try:
-                response = self._client.post("chat/completions", json=payload)
+                with self._within_budget(ask):
+                    response = self._sent(payload, ask)
             except httpx.TransportError as error:
-                if isinstance(error, httpx.ReadTimeout):  # the server may have answered, and charge for it
-                    with self._lock:
-                        self._used += ask.most_tokens
                 problem = f"cannot be reached ({type(error).__name__})"
             else:
                 if response.status_code == httpx.codes.OK:
@@ -163,6 +155,22 @@ class Endpoint:
         raise SynthesisError(
             f"{self._settings.url} {problem}, {_ATTEMPTS} times; what it answered so far is kept"
         )
+
+    def _sent(self, payload: Mapping[str, Any], ask: Ask) -> httpx.Response:
+        """The response; what it cost, or may have cost if none came in time, is spent."""
+        cost = 0
+        try:
+            response = self._client.post("chat/completions", json=payload)
+            if response.status_code == httpx.codes.OK:
+                usage = self._parsed(response).get("usage") or {}
+                cost = int(usage.get("total_tokens") or ask.most_tokens)
+        except httpx.ReadTimeout:
+            cost = ask.most_tokens
+            raise
+        finally:
+            with self._lock:
+                self._used += cost
+        return response
 
     def _parsed(self, response: httpx.Response) -> Mapping[str, Any]:
         try:

@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
 
 from indexer.corpus import Question, Split
-from tuner.augment import Cloze, make_clozes, make_pattern_questions, shuffle_sentences
+from tuner.augment import Cloze, PatternQuestion, make_clozes, make_pattern_questions, shuffle_sentences
 from tuner.config import TuneConfig
 from tuner.leakage import without_leaks
 from tuner.prompt import ABSTENTION, Context, build_prompt, without_control_tokens
@@ -114,22 +115,20 @@ class RowBuilder:
 
     def pattern_rows(self) -> list[Row]:
         """Questions made from the sentences of every chunk by rule, in both directions."""
-        made = [(passage.title, q) for passage in self.passages for q in make_pattern_questions(passage.text)]
-        rows = []
-        for place in self._unlike_test(
-            [q.text for _, q in made], [f"{title}: {q.text}" for title, q in made]
-        ):
-            title, question = made[place]
-            rows.append(self._answer_row(RowKind.PATTERN, f"{title}: {question.text}", (), question.answer))
-        return rows
+        return [
+            self._answer_row(RowKind.PATTERN, f"{title}: {made.text}", (), made.answer)
+            for title, made in self._pattern_questions
+        ]
 
-    def _unlike_test(self, *renderings: Sequence[str]) -> list[int]:
-        """Places of the texts of which no rendering is a test question, exactly or nearly."""
-        left = set(range(len(renderings[0])))
-        for texts in renderings:
+    @cached_property
+    def _pattern_questions(self) -> list[tuple[str, PatternQuestion]]:
+        """With the titles before them; none that is a test question, exactly or nearly, with its title or without."""
+        made = [(passage.title, q) for passage in self.passages for q in make_pattern_questions(passage.text)]
+        unlike = set(range(len(made)))
+        for texts in ([q.text for _, q in made], [f"{title}: {q.text}" for title, q in made]):
             asked = [Question(str(place), text, ("",), (), Split.TRAIN) for place, text in enumerate(texts)]
-            left.intersection_update(int(q.id) for q in without_leaks(asked, self.test)[0])
-        return sorted(left)
+            unlike.intersection_update(int(q.id) for q in without_leaks(asked, self.test)[0])
+        return [one for place, one in enumerate(made) if place in unlike]
 
     def cloze_rows(self, randomness: random.Random, per_passage: int = 4) -> list[Row]:
         """Sentences with a name, number or term to fill in, asked and answered like a closed-book question."""

@@ -45,6 +45,7 @@ _HARMLESS = frozenset(
         "base_model_name_or_path",
         "exclude_modules",
         "inference_mode",
+        "init_lora_weights",
         "layers_pattern",
         "layers_to_transform",
         "lora_alpha",
@@ -210,10 +211,9 @@ def _check_layers(file: Path, base_model: str, ranks: Collection[int]) -> None:
                 f"tensor {key} {tuple(shape)} in {file} fits no linear layer of base model {base_model!r} at rank "
                 f"{' or '.join(map(str, sorted(set(ranks))))}"
             )
-        if (other := key.replace("lora_A", "lora_B")) not in shapes or key.replace(
-            "lora_B", "lora_A"
-        ) not in shapes:
-            raise AdapterError(f"tensor {key} in {file} lacks its other half, such as {other}")
+        half, other = ("lora_A", "lora_B") if "lora_A" in key else ("lora_B", "lora_A")
+        if key.replace(half, other) not in shapes:
+            raise AdapterError(f"tensor {key} in {file} lacks its other half, {key.replace(half, other)}")
 
 
 def _fits(key: str, shape: list[int], layers: Mapping[str, torch.Size], ranks: Collection[int]) -> bool:

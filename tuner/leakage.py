@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from indexer.corpus import Question, Split
-from indexer.splits import NEAR_DUPLICATE, words
+from indexer.splits import NEAR_DUPLICATE, compared_words
 
 _PAIRS_NAMED = 10
 
@@ -71,7 +71,7 @@ def _near_pairs(test: Sequence[Question], others: Sequence[Question]) -> Iterato
     Two sets as similar as `t` share a word among the rarest `n - ceil(t * n) + 1` of each, so only such pairs are
     compared (prefix filtering: Chaudhuri et al. 2006).
     """
-    mine, theirs = [words(q.text) for q in test], [words(q.text) for q in others]
+    mine, theirs = ([compared_words(q.text) for q in group] for group in (test, others))
     frequency = Counter(word for group in (*mine, *theirs) for word in group)
 
     def rarest(group: frozenset[str]) -> list[str]:
