@@ -151,9 +151,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 class Unforeseen:
-    """ASGI middleware, inside those that every response passes: whatever no handler knows becomes a 500, which then passes all the others.
+    """ASGI middleware: whatever no handler knows becomes a 500, which passes the guard and the access log.
 
-    Starlette's own handler for it stands outside of all middleware: no headers, no line in the access log.
+    Starlette's own handler for it stands outside of all middleware.
     """
 
     def __init__(self, app: ASGIApp) -> None:
