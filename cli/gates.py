@@ -68,7 +68,7 @@ def _points_forgotten(workspace: Workspace, settings: Settings, answerer: Answer
     means = []
     for used in (None, key):
         adapters.use(used)
-        means.append(float(item_scores(base.model, base.tokenizer, items).mean()))
+        means.append(float(item_scores(base.model, base.tokenizer, items, used or "base").mean()))
     return 100 * (means[0] - means[1])
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from eval.answers import EvalError
-from eval.likelihood import Continuation, log_likelihoods
+from eval.likelihood import Continuation, log_likelihoods, token_count
 from eval.result import ForgettingResult, Measure
 from eval.statistics import Floats, mean_interval, paired_difference
 from indexer.files import hash_json, write_atomically
+from indexer.progress import progress
 
 BUNDLED = "bundled"
 """Name of the questions that come with openbook (`eval/data/general.jsonl`), of our own writing."""
@@ -57,10 +58,14 @@ def items_hash(items: Sequence[Item]) -> str:
     return hash_json([[i.question, list(i.choices), i.answer, i.style] for i in items])
 
 
-def item_scores(model: Any, tokenizer: Any, items: Sequence[Item]) -> Floats:
-    """1 where the right choice is the likeliest, else 0; likelihoods are per byte, so that length does not count."""
+def item_scores(model: Any, tokenizer: Any, items: Sequence[Item], asked: str) -> Floats:
+    """1 where the right choice is the likeliest, else 0; likelihoods are per byte, so that length does not count.
+
+    Progress is shown under the name of who is `asked`.
+    """
     rows = [_continuation(tokenizer, item, choice) for item in items for choice in item.choices]
-    found = iter(log_likelihoods(model, tokenizer.pad_token_id, rows))
+    with progress(f"general questions, {asked}", sum(map(token_count, rows))) as advance:
+        found = iter(log_likelihoods(model, tokenizer.pad_token_id, rows, advance))
     right = []
     for item in items:
         per_byte = [next(found) / max(len(choice.encode()), 1) for choice in item.choices]

@@ -53,7 +53,7 @@ def eval_forgetting(
     def measured(source: str, items: Sequence[Item]) -> dict[str, ForgettingResult]:
         def score(key: str | None) -> Floats:
             resident.use(key)
-            return item_scores(base.model, base.tokenizer, items)
+            return item_scores(base.model, base.tokenizer, items, key or "base")
 
         keys = list(dict.fromkeys(version.key for version in versions.values()))
         return forgetting(items, keys, score, source, settings.resamples, settings.seed)

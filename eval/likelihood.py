@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +20,28 @@ class Continuation(NamedTuple):
 
 
 @torch.inference_mode()
-def log_likelihoods(model: Any, pad_token_id: int, continuations: Sequence[Continuation]) -> list[float]:
-    """Log-probability (natural) of `scored` after `given`, in the order of the arguments."""
+def log_likelihoods(
+    model: Any,
+    pad_token_id: int,
+    continuations: Sequence[Continuation],
+    advance: Callable[[int], object] = lambda _: None,
+) -> list[float]:
+    """Log-probability (natural) of `scored` after `given`, in the order of the arguments.
+
+    `advance` is told how many tokens more have been read.
+    """
     results = [0.0] * len(continuations)
     for places in _batches(continuations):
-        for place, value in zip(
-            places, _batch(model, pad_token_id, [continuations[p] for p in places]), strict=True
-        ):
+        rows = [continuations[place] for place in places]
+        for place, value in zip(places, _batch(model, pad_token_id, rows), strict=True):
             results[place] = value
+        advance(sum(map(token_count, rows)))
     return results
+
+
+def token_count(row: Continuation) -> int:
+    """Tokens that are read for it."""
+    return len(row.given) + len(row.scored)
 
 
 def _batches(continuations: Sequence[Continuation]) -> Iterator[list[int]]:

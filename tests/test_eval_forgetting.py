@@ -56,7 +56,7 @@ def test_the_choice_that_is_likeliest_per_byte_counts() -> None:
         float(np.argmax([per_byte(given, choice) for choice in item.choices]) == item.answer)
         for item, given in zip(ITEMS, ["Question: Which is it?\nAnswer:", "She put on her"], strict=True)
     ]
-    assert item_scores(base.model, base.tokenizer, ITEMS).tolist() == by_hand
+    assert item_scores(base.model, base.tokenizer, ITEMS, "base").tolist() == by_hand
 
 
 def test_change_is_paired_with_the_base_model_by_question() -> None:
