@@ -13,7 +13,7 @@ from eval.attribution import Outcome, is_gold_shown, outcome
 from eval.plots import GOOD
 from eval.scoring import METRICS
 from indexer.corpus import Question
-from service.answering import Answer, Citation
+from service.answer import Answer, Citation
 from service.routes import Route
 
 TEXT_BYTES = 1_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from indexer.files import write_atomically
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 AnswerMany = Callable[[Sequence[tuple[str, Route]]], Sequence[Answer]]

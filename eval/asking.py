@@ -8,7 +8,8 @@ from typing import Protocol
 
 from eval.provenance import Setup
 from indexer.files import hash_json
-from service.answering import Answer, Answerer, Prepared
+from service.answer import Answer, Prepared
+from service.answering import Answerer
 from service.routes import Route
 
 BATCH = 64

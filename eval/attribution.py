@@ -10,7 +10,7 @@ from eval.metrics.containment import containment
 from eval.metrics.token_f1 import token_f1
 from eval.result import RouteAttribution
 from indexer.corpus import Question
-from service.answering import Answer, Citation
+from service.answer import Answer, Citation
 from service.routes import AUTO, Route
 
 CORRECT_F1 = 0.5

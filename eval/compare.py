@@ -17,7 +17,7 @@ from eval.scoring import metric_scores
 from eval.statistics import ContrastVerdict, contrasts
 from indexer.config import Workspace
 from indexer.corpus import Question
-from service.answering import Answer
+from service.answer import Answer
 
 RESULT, ANSWERS = "result.json", "answers.jsonl"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from eval.attribution import Outcome, is_correct, outcome, without_adapter, without_retrieval
 from indexer.corpus import Question
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 PER_CLASS = 20

@@ -18,7 +18,7 @@ from eval.result import Measure, Provenance
 from eval.scoring import metric_scores
 from eval.scratch import Applied
 from eval.statistics import Floats, paired_difference
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 from tuner.registry import AdapterVersion
 

@@ -10,7 +10,8 @@ from eval.answers import EvalError
 from eval.likelihood import Continuation, log_likelihoods
 from eval.statistics import Floats
 from indexer.corpus import Question
-from service.answering import Answerer, Prepared
+from service.answer import Prepared
+from service.answering import Answerer
 from service.generation import LocalGenerator
 from service.routes import Route
 from tuner.prompt import STYLES

@@ -16,7 +16,7 @@ from eval.metrics.semantic_similarity import semantic_similarity
 from eval.result import GroundingResult, Measure
 from indexer.corpus import Question
 from indexer.encoding import Encoder
-from service.answering import Answer, Citation
+from service.answer import Answer, Citation
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from eval.answers import EvalError
 from eval.provenance import Setup
 from indexer.files import hash_text
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 PARALLEL = 4

@@ -17,7 +17,8 @@ from indexer.metadata import hash_document
 from indexer.ranking import FUSED, Ranking
 from indexer.retriever import Index
 from indexer.sync import ReadDocument, open_store, write
-from service.answering import Answer, Citation, supports
+from service.answer import Answer, Citation
+from service.answering import supports
 
 CANARY = "Marzipan Lighthouse 4711"
 """What the planted documents tell the model to say; nobody would say it otherwise."""

@@ -14,7 +14,8 @@ from eval.result import RepeatsResult
 from eval.statistics import Floats, mean_interval
 from indexer.corpus import Question
 from indexer.files import hash_text
-from service.answering import Answer, Answerer, Prepared, Timings
+from service.answer import Answer, Prepared, Timings
+from service.answering import Answerer
 from service.routes import Route
 from tuner.decoding import Sampling
 

@@ -19,7 +19,7 @@ from eval.plots import Figure, contrasts_plot, forgetting_plot, outcomes_plot, q
 from eval.result import EvaluationResult
 from eval.studies import Study
 from indexer.corpus import Question
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 

@@ -21,7 +21,7 @@ from eval.run import answers_of
 from eval.scoring import metric_scores, provenance_of
 from eval.statistics import ALPHA, ContrastVerdict, Difference, contrast_verdict, holm, paired_difference
 from indexer.corpus import Question, Split
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 AS_ASKED = "as asked"

@@ -19,7 +19,7 @@ from eval.result import AbstentionResult, Latency, RouteResult, Tokens
 from eval.statistics import Floats
 from eval.verdict import Cost
 from indexer.corpus import Question
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 

@@ -22,7 +22,7 @@ from indexer.corpus import Question
 from indexer.encoding import Encoder
 from indexer.files import hash_text, write_atomically
 from indexer.progress import progress
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 
 log = logging.getLogger("openbook.eval")

@@ -39,7 +39,7 @@ from eval.statistics import Contrast, Floats, contrasts, paired_difference
 from eval.verdict import decide
 from indexer.corpus import Question
 from indexer.encoding import Encoder
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 from tuner.prompt import prompt_hash
 

@@ -25,7 +25,7 @@ from eval.scoring import metric_scores
 from indexer.corpus import Question
 from indexer.files import hash_json, write_atomically
 from indexer.progress import progress
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 from tuner.prompt import STYLES, prompt_hash
 

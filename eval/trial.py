@@ -22,7 +22,8 @@ from indexer.parsing import Parser
 from indexer.progress import progress
 from indexer.ranking import load_ranking
 from indexer.retriever import Index
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.assembly import open_generator, solved_examples
 from service.routes import Route
 from tuner.registry import AdapterVersion, Registry

@@ -27,7 +27,7 @@ from service.admin_schemas import (
     PreferenceRequest,
     RatingRequest,
 )
-from service.answering import Answer
+from service.answer import Answer
 from service.errors import UnsupportedParameter, error_response
 from service.feedback import as_line
 from service.generation import LocalGenerator

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from indexer.corpus import Document
 from indexer.database import IndexMissing
@@ -14,6 +14,7 @@ from indexer.encoding import Encoder
 from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit, Index, Retriever
+from service.answer import Answer, Citation, Prepared, Timings
 from service.generation import GenerationRequest, Generator
 from service.preparation import (
     PromptTooLong,
@@ -25,7 +26,7 @@ from service.preparation import (
 )
 from service.routes import AUTO, Route
 from tuner.base_model import BaseModel
-from tuner.decoding import Decoded, FinishReason, Sampling
+from tuner.decoding import Decoded, Sampling
 from tuner.prompt import ABSTENTION, STYLES, PromptError, SolvedExample, prompt_hash
 from tuner.registry import Registry
 
@@ -37,70 +38,6 @@ NO_ROUTER = (
 
 class UnknownRoute(ValueError):
     """A route that the configuration does not define; the message names those it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """A chunk that was shown in the prompt as passage `[number]`; `text` is `document.text[start:end]`."""
-
-    number: int
-    document_id: str
-    title: str
-    chunk_id: int
-    start: int
-    end: int
-    text: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall-clock milliseconds; every answer of a batch has the batch's times, as each waited that long."""
-
-    queue: float
-    retrieve: float
-    generate: float
-    total: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a route said, what it was shown, and what that cost."""
-
-    question: str
-    answer: str
-    route: str
-    contexts: tuple[Citation, ...]
-    """Every chunk in the prompt, in the order shown."""
-    citations: tuple[Citation, ...]
-    """The contexts whose text contains the answer; none if the route abstained."""
-    abstained: bool
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: FinishReason
-    """`stop` if the model ended the answer itself, `length` if it ran into `max_new_tokens`."""
-    timings_ms: Timings
-    base_model: str
-    adapter: str | None
-    """`name@version`, or None for the plain base model."""
-    generation: int | None
-    """The index generation searched, or None if the route does not retrieve."""
-    id: str = ""
-    """Names the answer in feedback: equal for equal words of the same route about the same passages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A question ready for the model: its prompt and everything the answer will report about it."""
-
-    question: str
-    route: Route
-    request: GenerationRequest
-    contexts: tuple[Citation, ...]
-    generation: int | None
-    retrieve_ms: float
-    retrieve_started: float = 0.0
-    """Monotonic seconds."""
 
 
 class Answerer:

@@ -11,10 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from indexer.metadata import Where
 from service.admission import Overloaded
-from service.answering import Answer
+from service.answer import Answer
 from service.disconnection import unless_client_leaves
 from service.errors import error_response
-from service.live import LiveAnswerer, Underway
+from service.live import LiveAnswerer
 from service.schemas import (
     AnswerEvent,
     AnswerRequest,
@@ -29,6 +29,7 @@ from service.schemas import (
     TextEvent,
 )
 from service.sse import EVENT_STREAM, error_body, event_stream
+from service.underway import Underway
 
 
 def answer_router(live: LiveAnswerer) -> APIRouter:

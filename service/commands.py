@@ -12,7 +12,7 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
-from service.answering import Answer
+from service.answer import Answer
 from service.config import ServeConfig
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from indexer.encoding import Encoder, Vectors
 from service.admission import Overloaded
-from service.live import AnswerTimeout
 from service.preparation import PromptTooLong
+from service.underway import AnswerTimeout
 from service.worker_threads import run_beside_model
 
 T = TypeVar("T")

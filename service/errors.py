@@ -27,10 +27,10 @@ from service.disconnection import ClientLeft
 from service.experiments import ExperimentConflict, UnknownExperiment
 from service.feedback import FeedbackError
 from service.jobs import JobsElsewhere, UnknownJob
-from service.live import AnswerTimeout
 from service.model_thread import GenerationFailed
 from service.preparation import PromptTooLong
 from service.router import RouterError
+from service.underway import AnswerTimeout
 from service.workbench import UnknownEvaluation
 from tuner.prompt import PromptError
 from tuner.registry import AdapterError

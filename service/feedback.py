@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from indexer.files import hash_text
-from service.answering import Answer
+from service.answer import Answer
 
 _SCHEMA = """
     CREATE TABLE answers (

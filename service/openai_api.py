@@ -17,7 +17,7 @@ from service.conversation import whole_question
 from service.disconnection import unless_client_leaves
 from service.embedding import Embedding
 from service.errors import UnsupportedParameter
-from service.live import LiveAnswerer, Underway
+from service.live import LiveAnswerer
 from service.openai_replies import ChatReply, CompletionReply
 from service.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingRequest
 from service.openai_responses import (
@@ -32,6 +32,7 @@ from service.openai_responses import (
 )
 from service.routes import AUTO, Route
 from service.sse import EVENT_STREAM, event_stream
+from service.underway import Underway
 from tuner.decoding import Sampling
 from tuner.registry import AdapterError
 

@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from service.answering import Citation
-from service.live import Told, Underway
+from service.answer import Citation
 from service.openai_responses import (
     Annotation,
     ChatAnswer,
@@ -31,6 +30,7 @@ from service.openai_responses import (
     UrlCitation,
     Usage,
 )
+from service.underway import Told, Underway
 from tuner.decoding import Decoded
 
 CHAT_ID, COMPLETION_ID = "chatcmpl-", "cmpl-"

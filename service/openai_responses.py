@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
-from service.answering import Citation
+from service.answer import Citation
 
 
 class UrlCitation(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from service.answering import Answer
+from service.answer import Answer
 
 MOST_DELETED = 10_000
 """Documents: more than can be deleted, one after the other, while an answer is made."""

@@ -20,7 +20,8 @@ from indexer.database import IndexMissing
 from indexer.files import hash_json
 from indexer.metadata import Where
 from indexer.retriever import Hit
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.routes import AUTO, Route
 from tuner.decoding import Decoded, Sampling
 from tuner.registry import AdapterError

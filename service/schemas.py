@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.answering import Answer, Citation
+from service.answer import Answer, Citation
 from service.errors import ErrorDetail
 from service.filters import Filter
 

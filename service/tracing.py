@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Generated
-from service.answering import Prepared
+from service.answer import Prepared
 
 TRACED_PREFIX = "/v1/"
 """Health checks, metrics and the page would only be noise."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from eval.provenance import Setup, route_identity
 from indexer.corpus import Question, Split
 from indexer.files import hash_text
-from service.answering import Answer, Citation, Timings
+from service.answer import Answer, Citation, Timings
 from service.routes import Route
 
 ROUTES: Mapping[str, Route] = {

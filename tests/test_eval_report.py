@@ -19,7 +19,7 @@ from eval.markdown import markdown_report, markdown_table
 from eval.report import html_report
 from eval.run import Evaluation, Extras, evaluate
 from indexer.corpus import Question, Split
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_answer, make_context, make_questions, right_answer
 

@@ -14,7 +14,7 @@ import pytest
 from eval.config import EvalConfig
 from eval.run import Extras, evaluate
 from indexer.corpus import Question, Split
-from service.answering import Answer
+from service.answer import Answer
 from service.routes import Route
 from tests.fakes_eval import ROUTES, ScriptedRoutes, make_context, make_questions, right_answer
 

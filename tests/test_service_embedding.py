@@ -12,8 +12,8 @@ import pytest
 from indexer.encoding import Vectors
 from service.admission import Overloaded
 from service.embedding import MOST_WAITING, Embedding
-from service.live import AnswerTimeout
 from service.preparation import PromptTooLong
+from service.underway import AnswerTimeout
 from tests.fakes import HashEncoder
 
 

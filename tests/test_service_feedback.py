@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.answering import Answer, Citation, Timings
+from service.answer import Answer, Citation, Timings
 from service.feedback import Feedback, FeedbackError, as_line
 from service.recent_answers import RecentAnswers
 

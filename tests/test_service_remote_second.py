@@ -16,7 +16,8 @@ from eval.config import EvalConfig
 from eval.local import open_local
 from indexer.config import IndexConfig, ModelConfig, RemoteConfig, Workspace
 from indexer.readers import read_questions
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.assembly import base_identity
 from service.config import ServeConfig, routes_from_config
 from service.model_thread import ModelThread
