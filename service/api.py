@@ -71,8 +71,9 @@ def answer_router(live: LiveAnswerer) -> APIRouter:
         async def ask_all() -> list[Comparison]:
             asking = (_answer(live, body.question, name, body.where) for name in names)
             found = await asyncio.gather(*asking)
-            if all(isinstance(one, Overloaded) for one in found) and isinstance(found[0], Overloaded):
-                raise found[0]
+            overloaded = [one for one in found if isinstance(one, Overloaded)]
+            if overloaded and len(overloaded) == len(found):
+                raise overloaded[0]
             return [_comparison(name, one) for name, one in zip(names, found, strict=True)]
 
         results = await unless_client_leaves(request, ask_all())
