@@ -137,15 +137,15 @@ class Endpoint:
         for attempt in range(_ATTEMPTS):
             try:
                 with self._within_budget(ask):
-                    response = self._sent(payload, ask)
+                    status, body = self._sent(payload, ask)
             except httpx.TransportError as error:
                 problem = f"cannot be reached ({type(error).__name__})"
             else:
-                if response.status_code == httpx.codes.OK:
-                    return self._parsed(response)
-                problem = f"answered {response.status_code}"
-                if response.status_code < 500 and response.status_code not in (408, 429):
-                    hint = f"; is {self._settings.api_key_env} set?" if response.status_code == 401 else ""
+                if status == httpx.codes.OK:
+                    return body
+                problem = f"answered {status}"
+                if status < 500 and status not in (408, 429):
+                    hint = f"; is {self._settings.api_key_env} set?" if status == 401 else ""
                     raise SynthesisError(
                         f"{self._settings.url} {problem} for model {self._settings.model!r}{hint}"
                     )
@@ -156,23 +156,23 @@ class Endpoint:
             f"{self._settings.url} {problem}, {_ATTEMPTS} times; what it answered so far is kept"
         )
 
-    def _sent(self, payload: Mapping[str, Any], ask: Ask) -> httpx.Response:
-        """The response; what it cost, or may have cost if none came in time, is spent."""
-        cost = 0
+    def _sent(self, payload: Mapping[str, Any], ask: Ask) -> tuple[int, Mapping[str, Any]]:
+        """Status and, if that is 200, body; what they cost, or may have cost if none came in time, is spent."""
+        cost, body = 0, dict[str, Any]()
         try:
             response = self._client.post("chat/completions", json=payload)
             if response.status_code == httpx.codes.OK:
-                usage = self._parsed(response).get("usage") or {}
-                cost = int(usage.get("total_tokens") or ask.most_tokens)
+                body = self._parsed(response)
+                cost = int((body.get("usage") or {}).get("total_tokens") or ask.most_tokens)
         except httpx.ReadTimeout:
             cost = ask.most_tokens
             raise
         finally:
             with self._lock:
                 self._used += cost
-        return response
+        return response.status_code, body
 
-    def _parsed(self, response: httpx.Response) -> Mapping[str, Any]:
+    def _parsed(self, response: httpx.Response) -> dict[str, Any]:
         try:
             body = response.json()
         except ValueError as error:
