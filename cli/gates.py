@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from indexer.config import Workspace
@@ -12,6 +12,7 @@ from service.config import routes_from_config
 from settings import Settings
 
 if TYPE_CHECKING:
+    from eval.forgetting import Item
     from indexer.corpus import Question
     from service.answering import Answerer
     from service.routes import Route
@@ -24,20 +25,23 @@ MOST_QUESTIONS = 64
 def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence[Question]) -> Measure:
     """Ask every configured route that uses the adapter, and its rival: the first without one that retrieves alike.
 
-    Without retrieval the adapter must win; with retrieval, reading no worse is enough.
+    Without retrieval the adapter must win; with retrieval, reading no worse is enough. Raises EvalError if the general
+    questions cannot be read, which is better known before training than after it.
     """
+    from indexer.corpus import Split
+    from indexer.files import hash_json, hash_text
+    from tuner.gates import Measure, Measured
+
+    dev = [q for q in questions if q.split is Split.DEV and q.answerable]
+    dev = sorted(dev, key=lambda q: hash_text(q.id))[:MOST_QUESTIONS]
+    items = _general_questions(workspace, settings)
 
     def measure(key: str) -> Measured:
         from cli.serve import open_routes
-        from indexer.corpus import Split
-        from indexer.files import hash_text
-        from tuner.gates import Measured
 
         pairs = gated_pairs(settings, key)
-        dev = [q for q in questions if q.split is Split.DEV and q.answerable]
-        dev = sorted(dev, key=lambda q: hash_text(q.id))[:MOST_QUESTIONS]
         routes = {route.name: route for pair in pairs for route in pair}
-        if not routes and settings.tune.general is None:
+        if not routes and not items:
             return Measured(())
         # The adapter is on this machine only, whoever answers later.
         here = settings.model_copy(update={"model": settings.model.model_copy(update={"remote": None})})
@@ -49,21 +53,31 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
                 answers = answerer.answer_many([(q.text, route) for q in dev])
                 scores[name] = _scores([a.answer for a in answers], dev, settings)
                 advance(len(dev))
-        forgotten = _points_forgotten(workspace, settings, answerer, key)
+        forgotten = _points_forgotten(answerer, items, key) if items else None
         return Measured([_comparison(a, b, scores) for a, b in pairs], forgotten)
 
-    return measure
+    asked = [[q.text, list(q.answers)] for q in dev]
+    general = [[i.question, list(i.choices), i.answer, i.style] for i in items]
+    pairs = [[asdict(route) for route in pair] for pair in gated_pairs(settings, settings.tune.adapter)]
+    return Measure(measure, hash_json([asked, settings.eval.primary_metric, general, pairs]))
 
 
-def _points_forgotten(workspace: Workspace, settings: Settings, answerer: Answerer, key: str) -> float | None:
-    """How many of 100 general questions are no longer right, if some are configured."""
-    from eval.forgetting import BUNDLED, item_scores, read_items
-    from service.generation import LocalGenerator
+def _general_questions(workspace: Workspace, settings: Settings) -> list[Item]:
+    from eval.forgetting import BUNDLED, read_items
 
     general = settings.tune.general
-    if general is None or not isinstance(answerer.generator, LocalGenerator):
+    if general is None:
+        return []
+    return read_items(None if str(general) == BUNDLED else workspace.resolve(general))
+
+
+def _points_forgotten(answerer: Answerer, items: Sequence[Item], key: str) -> float | None:
+    """How many of 100 general questions are no longer right."""
+    from eval.forgetting import item_scores
+    from service.generation import LocalGenerator
+
+    if not isinstance(answerer.generator, LocalGenerator):
         return None
-    items = read_items(None if str(general) == BUNDLED else workspace.resolve(general))
     base, adapters = answerer.base, answerer.generator.adapters
     means = []
     for used in (None, key):

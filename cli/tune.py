@@ -148,11 +148,12 @@ def tune_adapter(
     from cli.gates import measure_on_dev
     from eval.scoring import mean_score
     from tuner.commands import tune as train
+    from tuner.dev import Metric
 
     questions, retriever = _open(workspace, settings)
-    score = mean_score(settings.eval.primary_metric)
+    metric = Metric(settings.eval.primary_metric, mean_score(settings.eval.primary_metric))
     measure = measure_on_dev(workspace, settings, questions) if gates else None
-    train(workspace, settings.model, settings.tune, questions, retriever, score, measure, force, as_json)
+    train(workspace, settings.model, settings.tune, questions, retriever, metric, measure, force, as_json)
 
 
 def plan_adapter(workspace: Workspace, settings: Settings, as_json: bool, try_steps: bool) -> None:
@@ -167,10 +168,11 @@ def search_adapter(workspace: Workspace, settings: Settings, as_json: bool, tria
     """Try settings; the dev score is the evaluation's primary metric."""
     from eval.scoring import mean_score
     from tuner.commands import search
+    from tuner.dev import Metric
 
     questions, retriever = _open(workspace, settings)
-    score = mean_score(settings.eval.primary_metric)
-    search(workspace, settings.model, settings.tune, questions, retriever, score, trials, as_json)
+    metric = Metric(settings.eval.primary_metric, mean_score(settings.eval.primary_metric))
+    search(workspace, settings.model, settings.tune, questions, retriever, metric, trials, as_json)
 
 
 def _open(workspace: Workspace, settings: Settings) -> tuple[list[Question], Retriever]:

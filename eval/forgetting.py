@@ -85,8 +85,6 @@ def forgetting(
 
     `score` gives the item scores with an adapter, or of the base model alone (None). `source` names the questions.
     """
-    if not items:
-        raise EvalError(f"{source} holds no questions")
     alone = [str(number) for number in range(len(items))]
     before = score(None)
 
@@ -139,6 +137,9 @@ def keep_forgetting(path: Path, weights_hash: str, result: ForgettingResult) -> 
     write_atomically(path, _KEPT.dump_json(kept, indent=2) + b"\n")
 
 
+_EXPECTED = 'lines like {"question": "...", "choices": ["...", "..."], "answer": 0}'
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -167,10 +168,11 @@ def _parse(text: str, where: str) -> list[Item]:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the line"
             raise EvalError(
-                f"{where}, line {number}: {place}: {first['msg']}; expected "
-                '{"question": "...", "choices": ["...", "..."], "answer": 0}'
+                f"{where}, line {number}: {place}: {first['msg']}; expected {_EXPECTED}"
             ) from error
         items.append(Item(line.question, line.choices, line.answer, line.style))
+    if not items:
+        raise EvalError(f"{where} holds no questions; expected {_EXPECTED}")
     return items
 
 

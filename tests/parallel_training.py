@@ -26,8 +26,8 @@ from indexer.retriever import Index
 from tuner import commands
 from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
-from tuner.dev import DevScorer
-from tuner.gates import Comparison, Measured
+from tuner.dev import DevScorer, Metric
+from tuner.gates import Comparison, Measure, Measured
 from tuner.parallel import training_group
 
 
@@ -61,12 +61,12 @@ def train_twice(folder, plan, group):
 def dev_score(group):
     """Of three questions that two processes share unevenly: only the first is answered well."""
 
-    def score(answers, questions):
+    def mean(answers, questions):
         assert len(answers) == len(questions)
         return sum(q.id == "q1" for q in questions) / len(questions)
 
     asked = [q for q in QUESTIONS if q.answerable]
-    scorer = DevScorer(tiny_base().tokenizer, asked, lambda *_: [], (0,), score, group)
+    scorer = DevScorer(tiny_base().tokenizer, asked, lambda *_: [], (0,), Metric("f1", mean), group)
     return scorer(tiny_base().model)["score"]
 
 
@@ -81,9 +81,8 @@ def tune(folder, group):
     commands.training_group = lambda: nullcontext(group)
     workspace, model = Workspace(folder), ModelConfig(base=str(folder / "model"), dtype="float32")
     retriever = Index.open(workspace, HashEncoder()).retriever()
-    commands.tune(
-        workspace, model, COMMAND_SETTINGS, QUESTIONS, retriever, lambda *_: 0.5, measure, False, as_json=True
-    )
+    metric, gate = Metric("f1", lambda *_: 0.5), Measure(measure, "")
+    commands.tune(workspace, model, COMMAND_SETTINGS, QUESTIONS, retriever, metric, gate, False, as_json=True)
     return measured
 
 

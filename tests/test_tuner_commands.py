@@ -14,7 +14,8 @@ from indexer.sync import sync
 from tuner import adapter_commands
 from tuner.commands import NotPromoted, TuneError, show_plan, tune
 from tuner.config import TuneConfig
-from tuner.gates import Comparison, Measured
+from tuner.dev import Metric
+from tuner.gates import Comparison, Measure, Measured
 from tuner.lock import TuneBusy, tune_lock
 from tuner.registry import Registry
 from tuner.trained_on import read_trained_on
@@ -59,9 +60,28 @@ def never(_key):
     raise AssertionError("measured twice")
 
 
-def run(workspace, model, measure=better, settings=SETTINGS, questions=QUESTIONS, force=False):
+def run(
+    workspace,
+    model,
+    measure=better,
+    settings=SETTINGS,
+    questions=QUESTIONS,
+    force=False,
+    conditions="",
+    metric="f1",
+):
     retriever = Index.open(workspace, HashEncoder()).retriever()
-    tune(workspace, model, settings, questions, retriever, lambda *_: 0.5, measure, force, as_json=True)
+    tune(
+        workspace,
+        model,
+        settings,
+        questions,
+        retriever,
+        Metric(metric, lambda *_: 0.5),
+        measure and Measure(measure, conditions),
+        force,
+        as_json=True,
+    )
 
 
 def test_a_better_adapter_is_promoted_and_not_trained_twice(workspace, model, capsys):
@@ -83,6 +103,24 @@ def test_a_worse_adapter_is_kept_but_not_promoted_and_says_why_every_time(worksp
     adapter_commands.promote_adapter(workspace, "mixed@1")
     assert registry.promoted("mixed") == 1
     run(workspace, model, never)
+
+
+def test_gates_are_measured_again_under_other_conditions(workspace, model):
+    with pytest.raises(NotPromoted):
+        run(workspace, model, worse, conditions="few questions")
+    with pytest.raises(NotPromoted):
+        run(workspace, model, never, conditions="few questions")
+    run(workspace, model, better, conditions="more questions")
+    registry = Registry(workspace.adapters)
+    assert (registry.versions("mixed"), registry.promoted("mixed")) == ([1], 1)
+
+
+def test_another_metric_chooses_other_weights(workspace, model):
+    run(workspace, model)
+    run(workspace, model, metric="exact_match")
+    registry = Registry(workspace.adapters)
+    metrics = [registry.resolve(f"mixed@{n}").manifest.settings["dev_metric"] for n in (1, 2)]
+    assert metrics == ["f1", "exact_match"]
 
 
 def test_a_run_killed_before_its_gates_goes_on_with_them(workspace, model):

@@ -18,7 +18,7 @@ def hybrid(scores, rival=(0.5, 0.5, 0.5)):
 
 
 def test_an_adapter_that_helps_passes_with_its_figures():
-    gates = judge(Measured([tuned([0.4, 0.2, 0.3]), hybrid([0.5, 0.5, 0.5])], points_forgotten=1.5))
+    gates = judge(Measured([tuned([0.4, 0.2, 0.3]), hybrid([0.5, 0.5, 0.5])], points_forgotten=1.5), "")
     assert gates.passed
     assert gates.figures["tuned - base"] == {"questions": 3, "difference": 0.1, "standard_error": 0.0577}
     assert gates.figures["points_forgotten"] == 1.5
@@ -34,13 +34,13 @@ def test_an_adapter_that_helps_passes_with_its_figures():
     ],
 )
 def test_a_failing_adapter_says_why(measured, said):
-    (failure,) = judge(measured).failures
+    (failure,) = judge(measured, "").failures
     assert re.search(said, failure)
 
 
 def test_without_anything_to_compare_nothing_fails():
-    assert judge(Measured([])).passed
-    assert judge(Measured([tuned([], [])])).passed
+    assert judge(Measured([]), "").passed
+    assert judge(Measured([tuned([], [])]), "").passed
 
 
 def test_routes_with_the_adapter_are_pinned_to_the_version_and_have_a_rival_that_retrieves_alike():

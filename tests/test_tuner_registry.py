@@ -119,8 +119,12 @@ def test_two_processes_that_publish_at_once_get_two_versions(tmp_path, monkeypat
 def test_gates_are_kept_with_the_adapter(tmp_path):
     adapter, registry = tiny_adapter(tmp_path, BASE), Registry(tmp_path)
     assert registry.gates(adapter) is None
-    registry.record_gates(adapter, Gates(("tuned is worse",), {"tuned - base": {"difference": -0.1}}))
-    assert registry.gates(adapter) == Gates(("tuned is worse",), {"tuned - base": {"difference": -0.1}})
+    registry.record_gates(
+        adapter, Gates(("tuned is worse",), {"tuned - base": {"difference": -0.1}}, "asked")
+    )
+    assert registry.gates(adapter) == Gates(
+        ("tuned is worse",), {"tuned - base": {"difference": -0.1}}, "asked"
+    )
 
 
 def seen(adapter, documents, *questions):

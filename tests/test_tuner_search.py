@@ -23,6 +23,8 @@ def material(questions=TRAIN):
 class Scores:
     """Dev scores in the order given; counts how often it was asked."""
 
+    identity = "as given"
+
     def __init__(self, *values):
         self.values, self.asked = list(values), 0
 
@@ -65,6 +67,13 @@ def test_another_corpus_is_another_search(tmp_path):
     assert run(tmp_path, Scores(0.2, 0.2), trials=1, questions=other).score == 0.2
 
 
+def test_trials_scored_otherwise_are_another_search(tmp_path):
+    run(tmp_path, Scores(0.9, 0.9), trials=1)
+    other = Scores(0.2, 0.2)
+    other.identity = "on other dev questions"
+    assert run(tmp_path, other, trials=1).score == 0.2
+
+
 def test_bad_trials_are_stopped_early_and_importance_is_told(tmp_path):
     good = [0.8] * 8
     found = run(tmp_path, Scores(*good, 0.1), trials=5)
@@ -74,11 +83,12 @@ def test_bad_trials_are_stopped_early_and_importance_is_told(tmp_path):
 
 
 def test_a_killed_trial_counts_as_failed(tmp_path):
-    def killed(_model):
-        raise KeyboardInterrupt
+    class Killed(Scores):
+        def __call__(self, _model):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, killed, trials=2)
+        run(tmp_path, Killed(), trials=2)
     found = run(tmp_path, Scores(), trials=2)
     assert (found.complete, found.failed) == (2, 1)  # what was interrupted is tried again
     assert found.settings["learning_rate"] == SETTINGS.learning_rate  # the user's own come first, still

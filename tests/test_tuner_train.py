@@ -243,6 +243,14 @@ def test_checkpoint_of_another_plan_is_not_continued(tmp_path):
     assert len(trained.history) == 2
 
 
+def test_checkpoint_whose_best_weights_another_judge_chose_is_not_continued(tmp_path):
+    plan = plan_batches(rows(), SETTINGS)
+    train(tiny_base(), plan, SETTINGS, Improving(), CheckpointStore(tmp_path / "c", "f1"))
+    for judge, scores in (("f1", []), ("exact match", [0.3, 0.4])):
+        found = train(tiny_base(), plan, SETTINGS, Improving(scores), CheckpointStore(tmp_path / "c", judge))
+        assert [h.scores["score"] for h in found.history] == (scores or [0.1, 0.2])
+
+
 def test_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     import tuner.checkpoint as module
 

@@ -57,8 +57,9 @@ _TENSOR_FIELDS = ("weights", "best", "optimizer")
 class CheckpointStore:
     """The last checkpoint of one run, replaced in one rename."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, judge: str = "") -> None:
+        """`judge` names what chooses the best weights: those of another are not continued."""
+        self.folder, self._judge = folder, judge
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write aside and swap; a full disk or a kill leaves the previous checkpoint in place."""
@@ -72,7 +73,7 @@ class CheckpointStore:
             save_file(tensors, aside / "state.safetensors")
             plain = {k: getattr(checkpoint, k) for k in checkpoint.__slots__ if k not in _TENSOR_FIELDS}
             plain["history"] = [asdict(h) for h in checkpoint.history]
-            (aside / "state.json").write_text(json.dumps(plain))
+            (aside / "state.json").write_text(json.dumps({**plain, "judge": self._judge}))
             fsync_files(aside)
             old = self._old()
             if self.folder.exists():  # else the old one is the last, from a kill between the renames
@@ -103,7 +104,7 @@ class CheckpointStore:
         except (OSError, ValueError, SafetensorError):
             log.warning("the checkpoint in %s is damaged; training starts anew", folder)
             return None
-        if plain["identity"] != identity:
+        if (plain["identity"], plain.pop("judge", None)) != (identity, self._judge):
             return None
         plain["history"] = [History(**h) for h in plain["history"]]
         checkpoint = Checkpoint(**plain)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -18,7 +19,7 @@ from tuner.base_model import load_base
 from tuner.batches import plan_batches
 from tuner.checkpoint import CheckpointStore
 from tuner.config import TuneConfig
-from tuner.dev import DevScorer, Score
+from tuner.dev import DevScorer, Metric
 from tuner.gates import Measure, judge
 from tuner.leakage import check_leakage, format_leakage
 from tuner.lock import tune_lock
@@ -47,7 +48,7 @@ def tune(
     settings: TuneConfig,
     questions: Sequence[Question],
     retriever: Retriever,
-    score: Score,
+    metric: Metric,
     measure: Measure | None,
     force: bool,
     as_json: bool,
@@ -65,7 +66,7 @@ def tune(
             learning = _learning_questions(questions, say)
             if group.leads:
                 held.enter_context(tune_lock(workspace.data, settings.adapter))
-            inputs = training_inputs(workspace, model, settings, learning, retriever)
+            inputs = training_inputs(workspace, model, settings, learning, retriever, metric.name)
             adapter = None if force else same_inputs(registry, settings.adapter, inputs)
             if adapter is not None:
                 say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
@@ -73,7 +74,7 @@ def tune(
                 with group.leader_first():
                     material = _gather(workspace, settings, questions, retriever, say)
                 dev = [q for q in learning if q.split is Split.DEV]
-                run = _train(workspace, model, settings, material, dev, score, say, group)
+                run = _train(workspace, model, settings, material, dev, metric, say, group)
         if not group.leads:
             return
         if adapter is None:
@@ -82,7 +83,7 @@ def tune(
                 {q.id: question_hash(q) for q in [*material.questions, *dev]},
             )
             adapter = register(registry, settings, inputs, run, seen, retriever.generation)
-            _checkpoints(workspace, settings).clear()
+            CheckpointStore(_checkpoint_folder(workspace, settings)).clear()
             say(_summary(adapter))
         _promote(registry, adapter, measure, say)
     say.result(adapter)
@@ -142,7 +143,7 @@ def search(
     settings: TuneConfig,
     questions: Sequence[Question],
     retriever: Retriever,
-    score: Score,
+    metric: Metric,
     trials: int,
     as_json: bool,
 ) -> None:
@@ -154,7 +155,7 @@ def search(
         material = _gather(workspace, settings, questions, retriever, say)
         base = load_base(model.base, model.dtype)
         dev = [q for q in learning if q.split is Split.DEV]
-        scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score)
+        scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, metric)
         folder = workspace.data / "search" / settings.adapter
         found = search_settings(base, material, settings, scorer, trials, folder)
     say(found.describe())
@@ -213,7 +214,7 @@ def _train(
     settings: TuneConfig,
     material: Material,
     dev: Sequence[Question],
-    score: Score,
+    metric: Metric,
     say: _Speaker,
     group: Group,
 ) -> Run:
@@ -221,15 +222,16 @@ def _train(
     rows = material.rows(base.tokenizer, settings)
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
-    scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, score, group)
-    trained = train(base, plan, settings, scorer, _checkpoints(workspace, settings), group)
+    scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, metric, group)
+    checkpoints = CheckpointStore(_checkpoint_folder(workspace, settings), scorer.identity)
+    trained = train(base, plan, settings, scorer, checkpoints, group)
     return Run(
         trained, {str(kind): n for kind, n in Counter(row.kind for row in rows).items()}, str(base.dtype)
     )
 
 
-def _checkpoints(workspace: Workspace, settings: TuneConfig) -> CheckpointStore:
-    return CheckpointStore(workspace.cache / "checkpoints" / settings.adapter)
+def _checkpoint_folder(workspace: Workspace, settings: TuneConfig) -> Path:
+    return workspace.cache / "checkpoints" / settings.adapter
 
 
 def _summary(adapter: AdapterVersion) -> str:
@@ -242,14 +244,14 @@ def _summary(adapter: AdapterVersion) -> str:
 
 
 def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | None, say: _Speaker) -> None:
-    """Let the adapter through the gates, once: what they found is kept with it."""
+    """Let the adapter through the gates, once under the same conditions: what they found is kept with it."""
     if registry.promoted(adapter.name) == adapter.version:
         return
     if measure is not None:
         gates = registry.gates(adapter)
-        if gates is None:
+        if gates is None or gates.conditions != measure.conditions:
             say(f"asking the dev questions with {adapter.key} and without")
-            gates = judge(measure(adapter.key))
+            gates = judge(measure.of(adapter.key), measure.conditions)
             if gates.figures:
                 registry.record_gates(adapter, gates)
             else:

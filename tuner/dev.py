@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from indexer.corpus import Question
+from indexer.files import hash_json
 from tuner.decoding import Sampling, decode
 from tuner.examples import Search
 from tuner.parallel import ALONE, Group
 from tuner.prompt import Context, build_prompt
 
-Score = Callable[[Sequence[str], Sequence[Question]], float]
-"""Mean primary metric of answers; handed in by the command line, since metrics live in `eval`."""
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The primary metric and its mean over answers; handed in by the command line, since metrics live in `eval`."""
+
+    name: str
+    mean: Callable[[Sequence[str], Sequence[Question]], float]
+
 
 _FEWEST_TOKENS, _MOST_TOKENS = 16, 64
 
@@ -29,7 +37,7 @@ class DevScorer:
         questions: Sequence[Question],
         search: Search,
         contexts: Sequence[int],
-        score: Score,
+        metric: Metric,
         group: Group = ALONE,
     ) -> None:
         """`contexts` are the numbers of passages to score with; 0 is closed book."""
@@ -37,7 +45,11 @@ class DevScorer:
         answerable = [q for q in questions if q.answerable]
         self.questions, self.group = group.share(answerable), group
         self.weight = len(self.questions) / max(len(answerable), 1)
-        self.score = score
+        self.metric = metric
+        self.identity = hash_json(
+            [[[q.text, list(q.answers)] for q in answerable], list(contexts), metric.name]
+        )
+        """Of what is asked and how it is scored, the same in every process."""
         most = max(contexts)
         texts = [q.text for q in self.questions]
         found = search(texts, most) if most and texts else [[] for _ in texts]
@@ -59,6 +71,6 @@ class DevScorer:
         for count, prompts in self.prompts.items():
             decoded = decode(model, self.tokenizer, prompts, sampling)
             name = f"open_book_{count}" if count else "closed_book"
-            mine = self.score([d.text for d in decoded], self.questions) if self.questions else 0.0
+            mine = self.metric.mean([d.text for d in decoded], self.questions) if self.questions else 0.0
             scores[name] = self.group.sum(self.weight * mine)
         return {**scores, "score": sum(scores.values()) / len(scores)}

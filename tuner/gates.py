@@ -33,16 +33,24 @@ class Measured:
     points_forgotten: float | None = None
 
 
-Measure = Callable[[str], Measured]
-"""Measures the adapter version with this key; handed in by the command line, since routes live in `service`."""
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Measures an adapter version, by its key; handed in by the command line, since routes live in `service`.
+
+    `conditions` is the hash of what is asked, of which routes, and how it is scored.
+    """
+
+    of: Callable[[str], Measured]
+    conditions: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """`failures` is empty if the adapter may be promoted; `figures` is what was found, for the manifest."""
+    """`failures` is empty if the adapter may be promoted; `figures` is what was found under the `conditions`."""
 
     failures: tuple[str, ...]
     figures: dict[str, Any]
+    conditions: str
 
     @property
     def passed(self) -> bool:
@@ -50,7 +58,7 @@ class Gates:
         return not self.failures
 
 
-def judge(measured: Measured) -> Gates:
+def judge(measured: Measured, conditions: str) -> Gates:
     """Compare means of paired dev scores; the standard error is reported, not used to wave a failure through."""
     failures: list[str] = []
     figures: dict[str, Any] = {}
@@ -77,4 +85,4 @@ def judge(measured: Measured) -> Gates:
                 f"{measured.points_forgotten:.1f} points of general multiple choice are forgotten; "
                 f"{MOST_POINTS_FORGOTTEN:.0f} are allowed"
             )
-    return Gates(tuple(failures), figures)
+    return Gates(tuple(failures), figures, conditions)

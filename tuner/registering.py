@@ -39,8 +39,9 @@ def training_inputs(
     settings: TuneConfig,
     questions: Sequence[Question],
     retriever: Retriever,
+    metric: str,
 ) -> dict[str, Any]:
-    """Everything an adapter depends on, as its manifest records it."""
+    """Everything an adapter depends on, as its manifest records it; `metric` chose the best weights on dev."""
     replay = replay_file(workspace, settings)
     return {
         "base_model": model.base,
@@ -55,6 +56,7 @@ def training_inputs(
         "settings": {
             **settings.model_dump(mode="json", exclude={"general", "track"}),  # they decide no weights
             "dtype": model.dtype,
+            "dev_metric": metric,
             "replay_hash": hash_files([replay]) if replay is not None and replay.is_file() else None,
             "index": asdict(retriever.snapshot.meta.making),
         },

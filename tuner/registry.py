@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +156,7 @@ class Registry:
 
     def record_gates(self, adapter: AdapterVersion, gates: Gates) -> None:
         """Keep what the gates found beside the adapter."""
-        found = {"failures": gates.failures, "figures": gates.figures}
-        write_atomically(adapter.path / "gates.json", json.dumps(found, indent=2))
+        write_atomically(adapter.path / "gates.json", json.dumps(asdict(gates), indent=2))
 
     def gates(self, adapter: AdapterVersion) -> Gates | None:
         """What the gates found, or None if the adapter has not been measured."""
@@ -165,7 +164,7 @@ class Registry:
         if not file.is_file():
             return None
         found = json.loads(file.read_text())
-        return Gates(tuple(found["failures"]), found["figures"])
+        return Gates(tuple(found["failures"]), found["figures"], found.get("conditions", ""))
 
     def delete(self, adapter: AdapterVersion) -> None:
         """Remove a version's files for good. Raises AdapterError for the promoted one."""

@@ -66,9 +66,8 @@ def search_settings(
     """
     optuna = _optuna()
     folder.mkdir(parents=True, exist_ok=True)
-    study = _open_study(
-        optuna, folder / "trials.sqlite", _study_name(base, material, settings), settings.seed
-    )
+    name = _study_name(base, material, settings, scorer.identity)
+    study = _open_study(optuna, folder / "trials.sqlite", name, settings.seed)
     done = _count(study, "COMPLETE") + _count(study, "PRUNED")
     if done == 0:  # also if the trial of the settings as they are was interrupted
         study.enqueue_trial(_given(settings))
@@ -154,13 +153,13 @@ def _ranks(settings: TuneConfig) -> list[int]:
     return sorted({8, 16, 32, 64, settings.rank})
 
 
-def _study_name(base: BaseModel, material: Material, settings: TuneConfig) -> str:
-    """Trials are comparable only over the same model, chunks, questions, method and kind of recipe."""
+def _study_name(base: BaseModel, material: Material, settings: TuneConfig, judge: str) -> str:
+    """Trials are comparable only over the same model, chunks, questions, method, kind of recipe and dev scores."""
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
     fixed = settings.model_dump(mode="json", exclude={*_given(settings), "track"})
     given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
-    return hash_json([base.hash, str(base.dtype), *given])
+    return hash_json([base.hash, str(base.dtype), judge, *given])
 
 
 def _open_study(optuna: Any, file: Path, name: str, seed: int) -> Study:
