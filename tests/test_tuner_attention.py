@@ -4,6 +4,7 @@ from tiny import tiny_base
 from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from tuner.attention import GROUPED, use_grouped_attention
+from tuner.kv_cache import RoomyCache
 
 SIZE = {
     "vocab_size": 40,
@@ -15,12 +16,12 @@ SIZE = {
 }
 
 
-def continued(model, implementation, mask):
+def continued(model, implementation, mask, cache=None):
     """Logits of three tokens read one by one after a prompt of six."""
     model.set_attn_implementation(implementation)
     ids = torch.arange(3, 3 + mask.shape[0] * 9).view(mask.shape[0], 9) % 40
     with torch.inference_mode():
-        cache, logits = None, []
+        logits = []
         for start, end in ((0, 6), (6, 7), (7, 8), (8, 9)):
             output = model(
                 ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True
@@ -44,8 +45,10 @@ def test_single_tokens_attend_as_by_the_fused_kernel(padding, window):
     mask = torch.ones((2, 9), dtype=torch.long)
     for row, count in enumerate(padding):
         mask[row, :count] = 0
-    ours, fused = continued(model, GROUPED, mask), continued(model, "sdpa", mask)
-    torch.testing.assert_close(ours, fused, atol=1e-5, rtol=1e-5)
+    fused = continued(model, "sdpa", mask)
+    for implementation, cache in ((GROUPED, None), (GROUPED, RoomyCache()), ("sdpa", RoomyCache())):
+        found = continued(model, implementation, mask, cache)
+        torch.testing.assert_close(found, fused, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_that_cannot_use_the_fused_kernel_stays_as_it_is():

@@ -10,6 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tuner.kv_cache import with_room
+
 GROUPED = "grouped-decode"
 """Torch's fused attention for prompts, and two plain products over grouped query heads for single tokens."""
 
@@ -55,13 +57,15 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return output
+    filled, key, value = key.shape[2], with_room(key), with_room(value)
     groups, places = key.shape[1], key.shape[2]
     grouped = query.reshape(rows * groups, heads // groups, dim)
     scores = torch.bmm(grouped, key.reshape(rows * groups, places, dim).transpose(1, 2)).float()
     scores = scores.mul_(dim**-0.5 if scaling is None else scaling).view(rows, groups, -1, places)
+    scores[..., filled:] = -torch.inf
     if attention_mask is not None:
-        shown = attention_mask[..., :places]
-        scores = scores.masked_fill(~shown, -torch.inf) if shown.dtype == torch.bool else scores + shown
+        shown, seen = attention_mask[..., :filled], scores[..., :filled]
+        seen.masked_fill_(~shown, -torch.inf) if shown.dtype == torch.bool else seen.add_(shown)
     weights = scores.softmax(dim=-1).to(value.dtype).view(rows * groups, -1, places)
     attended = torch.bmm(weights, value.reshape(rows * groups, places, -1))
     return attended.view(rows, heads, 1, -1).transpose(1, 2).contiguous(), None

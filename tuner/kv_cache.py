@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 32
+"""Columns that a layer has to spare after it was copied: the usual length of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +29,57 @@ class Prefix:
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
 
 
+class RoomyCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
+    """A cache that has room for further single tokens, so that not every one of them has all others copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = _RoomyLayer
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """`keys` and `values` are the filled columns of tensors that may have more; see `with_room`."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.get_seq_length() or key_states.shape[2] != 1:
+            super().update(key_states, value_states, *args, **kwargs)
+        else:
+            self.keys, self.values = _append(self.keys, key_states), _append(self.values, value_states)
+        return self.keys, self.values
+
+
+def _append(held: Tensor, new: Tensor) -> Tensor:
+    """One column more, in place if there is room. What is spare is zero: a NaN in it would survive a weight of 0."""
+    rows, heads, used, width = held.shape
+    whole = with_room(held)
+    if whole.shape[2] == used:
+        whole = held.new_zeros((rows, heads, used + _ROOM, width))
+        whole[:, :, :used] = held
+    whole[:, :, used : used + 1] = new
+    return whole[:, :, : used + 1]
+
+
+def with_room(held: Tensor) -> Tensor:
+    """The contiguous tensor [rows, heads, columns, dim] whose first columns `held` is; itself if that is not the case.
+
+    Products with it need no copy, where those with its first columns do.
+    """
+    rows, heads, used, width = held.shape
+    columns = held.stride(1) // width
+    strides = (heads * columns * width, columns * width, width, 1)
+    if columns <= used or held.storage_offset() or held.stride() != strides:
+        return held
+    return held.as_strided((rows, heads, columns, width), strides)
+
+
 def cache_of(prefix: Prefix, rows: int) -> DynamicCache:
     """A cache of rows that have read `prefix`; the first reading gives each its own copy."""
-    cache = DynamicCache()
+    cache = RoomyCache()
     for i, (keys, values) in enumerate(prefix.layers):
         cache.update(keys, values, i)
         layer = cache.layers[i]

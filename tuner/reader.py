@@ -7,9 +7,17 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
-from tuner.kv_cache import Prefix, cache_of, common_prefix, joined, keep_columns, padded, prefix_of
+from tuner.kv_cache import (
+    Prefix,
+    RoomyCache,
+    cache_of,
+    common_prefix,
+    joined,
+    keep_columns,
+    padded,
+    prefix_of,
+)
 
 _SHORTEST_SHARED_PREFIX = 32
 _TOKENS_AT_ONCE = 2048
@@ -28,7 +36,7 @@ class Reader:
         # An index instead of a count: a slice of the hidden states is not contiguous, and torch would then multiply
         # by a copy of the head for every row (gigabytes, seconds).
         self._last = torch.tensor([-1], device=self._device)
-        self._cache = DynamicCache()
+        self._cache = RoomyCache()
         self._attention = torch.zeros((0, 0), dtype=torch.long, device=self._device)
         self._positions = torch.zeros((0, 1), dtype=torch.long, device=self._device)
 
@@ -42,7 +50,7 @@ class Reader:
         shared = _shared_prefix(prompts)
         if not shared:
             return None
-        cache = DynamicCache()
+        cache = RoomyCache()
         tokens = tuple(prompts[0][:shared])
         ids = torch.tensor([tokens], device=self._device)
         self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -66,7 +74,7 @@ class Reader:
         caches, logits = [], []
         for i in range(0, len(prompts), at_once):
             group = slice(i, i + at_once)
-            caches.append(cache_of(prefix, len(ids[group])) if prefix else DynamicCache())
+            caches.append(cache_of(prefix, len(ids[group])) if prefix else RoomyCache())
             logits.append(self._forward(caches[-1], ids[group], self._attention[group], positions[group]))
         self._cache = joined(caches)
         return torch.cat(logits)
@@ -81,7 +89,7 @@ class Reader:
     def keep(self, places: list[int]) -> None:
         """Drop the rows that stand elsewhere, and columns that are padding in all that are left."""
         if not places:
-            self._cache = DynamicCache()
+            self._cache = RoomyCache()
         else:
             self._cache.batch_select_indices(torch.tensor(places, device=self._device))
         self._attention, self._positions = self._attention[places], self._positions[places]
@@ -105,7 +113,7 @@ class Reader:
         return prefix_of(self._cache, tokens, self._attention[0].nonzero()[: len(tokens), 0])
 
     def _forward(
-        self, cache: DynamicCache, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor
+        self, cache: RoomyCache, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         output = self._model(
             input_ids=ids,
