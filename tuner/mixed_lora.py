@@ -29,10 +29,10 @@ def can_mix(model: nn.Module, adapter: str) -> bool:
 
 @contextmanager
 def mixed_lora(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
-    """Inside the block row i of a batch of single tokens is computed with adapter `adapters[i]`; all are loaded."""
+    """Inside the block row i of a batch is computed with adapter `adapters[i]`, all of which are loaded."""
     device = next(model.parameters()).device
     others: dict[str, torch.Tensor] = {
-        adapter: torch.tensor([[of != adapter] for of in adapters], device=device)
+        adapter: torch.tensor([[[of != adapter]] for of in adapters], device=device)
         for adapter in adapters
         if adapter is not None
     }
@@ -62,9 +62,10 @@ class _MixedForward:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self._base(x)
-        rows, out = x.reshape(-1, x.shape[-1]), result.view(-1, result.shape[-1])
+        out = result.view(-1, result.shape[-1])
         for a, b, scale, others in self._parts:
-            out.addmm_((rows @ a).masked_fill_(others, 0), b, alpha=scale)
+            low = (x @ a).masked_fill_(others, 0)
+            out.addmm_(low.view(-1, low.shape[-1]), b, alpha=scale)
         return result
 
 
