@@ -67,6 +67,7 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     from service.model_thread import ModelThread
     from service.workbench import open_workbench
     from service.worker_threads import run_and_forget_threads
+    from tuner.machine import keep_freed_memory
 
     settings = load_settings(workspace)
     given: dict[str, object] = {
@@ -78,6 +79,7 @@ def serve(workspace: Workspace, host: str | None, port: int | None) -> None:
     require_keys(config)  # before the seconds that loading takes
     tracing = open_tracing() if config.tracing else None
     routes = available_routes(workspace, settings)
+    keep_freed_memory()  # what a burst of requests leaves is returned when the service is idle
     answerer = run_and_forget_threads(lambda: open_routes(workspace, settings, routes))
     thread = ModelThread(answerer.generator, config.queue_size, config.queue_tokens, config.batch_tokens)
     bench = open_workbench(workspace, settings.index)

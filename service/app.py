@@ -34,6 +34,7 @@ from service.model_thread import ModelThread
 from service.openai_api import openai_router
 from service.router import Router
 from service.workbench import Workbench
+from tuner.machine import Rest
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -141,8 +142,11 @@ def create_app(
 
 
 async def _watch(model_thread: ModelThread, stopping: asyncio.Event) -> None:
+    rest = Rest()
     while not await _pause(stopping):
         model_thread.revive()
+        if model_thread.idle():
+            await run_in_threadpool(rest.return_if_grown)
 
 
 async def _follow_index(bench: Workbench, stopping: asyncio.Event) -> None:

@@ -106,6 +106,11 @@ class ModelThread:
         stalled = time.monotonic() - self._last_beat > STALLED_AFTER_SECONDS
         return self._thread.is_alive() and not self._closing and not self._spoilt and not stalled
 
+    def idle(self) -> bool:
+        """Whether nothing waits, and nothing is under way."""
+        with self._changed:
+            return not (self._running or self._joining or self._queue or self._calls)
+
     def revive(self) -> None:
         """Start the thread again if it has died."""
         with self._changed:

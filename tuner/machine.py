@@ -13,7 +13,7 @@ import torch
 from indexer.machine import cpu_multiplies_bfloat16
 
 _GROWN = 1.5
-"""How many times the memory of the largest step may be held before holes are returned."""
+"""How many times the memory that is needed may be held before holes are returned."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -32,9 +32,10 @@ def choose_device() -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse the large buffers of a training step instead of returning them to the kernel each time.
+    """Let glibc reuse the large buffers of a step instead of returning them to the kernel each time.
 
-    Page-faulting them in again costs about a tenth of a step on CPU. Does nothing on other C libraries.
+    Page-faulting them in again costs about a tenth of a step in training and in serving on a CPU. Does nothing on other
+    C libraries.
     """
     if (libc := _glibc()) is not None:
         # One arena for all threads: what the forward pass allocates is then reused by the backward thread.
@@ -44,10 +45,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Back to glibc's defaults, and give back what is free now.
-
-    For decoding: its caches grow by a token a step, and no freed buffer is ever large enough for the next.
-    """
+    """Back to glibc's defaults, and give back what is free now."""
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
@@ -69,19 +67,33 @@ class Holes:
 
     def return_if_many(self) -> None:
         """Return what is free now, if the process takes half as much again as the largest step alone would need."""
-        libc = _glibc()
-        if libc is None:
-            return
-        try:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-        except OSError:  # a sandbox without /proc
-            libc.malloc_trim(0)
-            return
+        pages = _resident_pages()
         if self._compact:
             self._needed = max(self._needed, pages)
         self._compact = pages > _GROWN * self._needed
-        if self._compact:
-            libc.malloc_trim(0)
+        if self._compact or not pages:
+            return_holes()
+
+
+class Rest:
+    """What a burst of requests leaves behind in the heap is given back when nothing is under way any more."""
+
+    def __init__(self) -> None:
+        self._pages_at_rest = 0
+
+    def return_if_grown(self) -> None:
+        """Return what is free now, if the process takes half as much again as when it last did so."""
+        if _resident_pages() > _GROWN * self._pages_at_rest:
+            return_holes()
+            self._pages_at_rest = _resident_pages()
+
+
+def _resident_pages() -> int:
+    """Pages of this process in memory; 0 if the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux, or a sandbox without /proc
+        return 0
 
 
 @cache  # asked after every step, and finding out reads the interpreter's file
