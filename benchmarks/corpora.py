@@ -48,6 +48,8 @@ open_book_rate = 0.4
 document_passes = 6
 closed_book_passes = 3
 open_book_passes = 1
+learning_rate = 2e-3
+open_book_rate = 0.1
 [routes.base]
 max_new_tokens = 64
 [routes.rag]
@@ -62,6 +64,8 @@ max_new_tokens = 64
 document_passes = 2
 closed_book_passes = 2
 open_book_passes = 3
+learning_rate = 2e-3
+open_book_rate = 0.1
 """,
 }
 

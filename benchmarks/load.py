@@ -24,7 +24,7 @@ LONG = 5000
 """Tokens, about, of a prompt that takes long to read."""
 ADAPTER_SHARE = 1.2
 REST_SECONDS = 3.0
-"""An idle service gives back within two seconds what it no longer needs."""
+"""An idle service looks every second whether a burst has left much behind."""
 
 
 async def overload(url: str, tasks: Sequence[Task]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     Without retrieval the adapter must win; with retrieval, reading no worse is enough. Raises EvalError if the general
     questions cannot be read, which is better known before training than after it.
     """
+    from eval.local import selected_routes
     from indexer.corpus import Split
     from indexer.files import hash_json, hash_text
     from tuner.gates import Measure, Measured
@@ -58,8 +59,11 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
 
     asked = [[q.text, list(q.answers)] for q in dev]
     general = [[i.question, list(i.choices), i.answer, i.style] for i in items]
-    pairs = [[asdict(route) for route in pair] for pair in gated_pairs(settings, settings.tune.adapter)]
-    return Measure(measure, hash_json([asked, settings.eval.primary_metric, general, pairs]))
+    pairs = gated_pairs(settings, settings.tune.adapter)
+    routes = {route.name: route for pair in pairs for route in pair}
+    chosen = selected_routes(workspace, settings.model, settings.eval, routes, settings.index)
+    compared = [[asdict(chosen[route.name]) for route in pair] for pair in pairs]
+    return Measure(measure, hash_json([asked, settings.eval.primary_metric, general, compared]))
 
 
 def _general_questions(workspace: Workspace, settings: Settings) -> list[Item]:

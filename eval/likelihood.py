@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-_BATCH_TOKENS = 8192
+_BATCH_TOKENS, _BATCH_TOKENS_ON_CPU = 8192, 2048
+"""On a CPU more at once are read more slowly, as they no longer fit its caches."""
 _LOGIT_POSITIONS = 1024
 """Positions whose logits are held at once: a vocabulary of 50,000 takes 200 MB for these."""
 
@@ -31,7 +32,8 @@ def log_likelihoods(
     `advance` is told how many tokens more have been read.
     """
     results = [0.0] * len(continuations)
-    for places in _batches(continuations):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    for places in _batches(continuations, _BATCH_TOKENS_ON_CPU if on_cpu else _BATCH_TOKENS):
         rows = [continuations[place] for place in places]
         for place, value in zip(places, _batch(model, pad_token_id, rows), strict=True):
             results[place] = value
@@ -44,14 +46,14 @@ def token_count(row: Continuation) -> int:
     return len(row.given) + len(row.scored)
 
 
-def _batches(continuations: Sequence[Continuation]) -> Iterator[list[int]]:
+def _batches(continuations: Sequence[Continuation], most_tokens: int) -> Iterator[list[int]]:
     """Places, similar lengths together, within the budgets of tokens and logits."""
     batch: list[int] = []
     longest_scored = 0
     for place in sorted(range(len(continuations)), key=lambda p: sum(map(len, continuations[p]))):
         length = sum(map(len, continuations[place]))
         scored = max(longest_scored, len(continuations[place].scored))
-        too_long = (len(batch) + 1) * length > _BATCH_TOKENS
+        too_long = (len(batch) + 1) * length > most_tokens
         if batch and (too_long or (len(batch) + 1) * scored > _LOGIT_POSITIONS):
             yield batch
             batch, scored = [], len(continuations[place].scored)
@@ -77,10 +79,18 @@ def _batch(model: Any, pad_token_id: int, rows: Sequence[Continuation]) -> list[
         attention_mask=attention,
         position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=False,
-        logits_to_keep=longest + 1,
+        # Places instead of a count: of a slice, torch multiplies each row by a copy of the head.
+        logits_to_keep=torch.arange(-longest - 1, 0, device=device),
     )
     # The logits at one position are about the token at the next.
-    log_probabilities = output.logits[:, :-1].float().log_softmax(dim=-1)
-    targets = ids[:, -longest:].unsqueeze(-1)
-    picked = log_probabilities.gather(-1, targets).squeeze(-1).cpu()
-    return [float(picked[i, longest - len(row.scored) :].sum()) for i, row in enumerate(rows)]
+    return [
+        _log_likelihood(output.logits[i, -len(row.scored) - 1 : -1], ids[i, -len(row.scored) :])
+        for i, row in enumerate(rows)
+    ]
+
+
+def _log_likelihood(logits: torch.Tensor, tokens: torch.Tensor) -> float:
+    """Of `tokens` [n] by `logits` [n, vocabulary]; a row at a time, since all of them in float32 take long to fill."""
+    logits = logits.float()
+    picked = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return float((picked - logits.logsumexp(dim=-1)).sum())

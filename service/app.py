@@ -34,7 +34,7 @@ from service.model_thread import ModelThread
 from service.openai_api import openai_router
 from service.router import Router
 from service.workbench import Workbench
-from tuner.machine import Rest
+from tuner.machine import Holes, Rest
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -142,11 +142,10 @@ def create_app(
 
 
 async def _watch(model_thread: ModelThread, stopping: asyncio.Event) -> None:
-    rest = Rest()
+    rest, holes = Rest(), Holes()
     while not await _pause(stopping):
         model_thread.revive()
-        if model_thread.idle():
-            await run_in_threadpool(rest.return_if_grown)
+        await run_in_threadpool(rest.return_if_grown if model_thread.idle() else holes.return_if_many)
 
 
 async def _follow_index(bench: Workbench, stopping: asyncio.Event) -> None:

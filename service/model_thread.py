@@ -49,6 +49,7 @@ class ModelThread:
         self._generator = generator
         self._queue = Queue(queue_size, queue_tokens, batch_tokens)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calling = False
         self._running: list[Submission] = []
         self._joining: list[Submission] = []
         """Taken from the queue, and not yet running."""
@@ -109,7 +110,7 @@ class ModelThread:
     def idle(self) -> bool:
         """Whether nothing waits, and nothing is under way."""
         with self._changed:
-            return not (self._running or self._joining or self._queue or self._calls)
+            return not (self._running or self._joining or self._queue or self._calls or self._calling)
 
     def revive(self) -> None:
         """Start the thread again if it has died."""
@@ -169,12 +170,14 @@ class ModelThread:
 
     def _answer_calls(self) -> None:
         while self._calls:
+            self._calling = True
             work, future = self._calls.popleft()
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
                 except Exception as error:
                     future.set_exception(error)
+        self._calling = False
 
     def _admit(self, submissions: Sequence[Submission]) -> None:
         """Let the generator start on `submissions`, those with the same adapter together."""

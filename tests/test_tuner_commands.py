@@ -115,6 +115,15 @@ def test_gates_are_measured_again_under_other_conditions(workspace, model):
     assert (registry.versions("mixed"), registry.promoted("mixed")) == ([1], 1)
 
 
+def test_what_failed_is_forgotten_once_nothing_is_compared_any_more(workspace, model):
+    with pytest.raises(NotPromoted):
+        run(workspace, model, worse, conditions="two routes")
+    run(workspace, model, lambda _key: Measured(()), conditions="none")
+    registry = Registry(workspace.adapters)
+    assert registry.promoted("mixed") == 1
+    assert registry.gates(registry.resolve("mixed")).failures == ()
+
+
 def test_another_metric_chooses_other_weights(workspace, model):
     run(workspace, model)
     run(workspace, model, metric="exact_match")

@@ -80,12 +80,14 @@ def test_a_prefix_is_not_written_into_by_those_who_go_on_from_it():
 def test_a_prefix_that_is_part_of_a_cache_is_left_alone():
     cache = RoomyCache()
     read(cache, 1, 6, 0)
+    read(cache, 1, 1, 1)
     layer = cache.layers[0]
-    held = Prefix(tuple(range(6)), ((layer.keys, layer.values),))
-    other = cache_of(held, 2)
-    read(other, 2, 1, 1)
-    assert torch.equal(other.layers[0].keys[:, :, :6], layer.keys.expand(2, -1, -1, -1))
-    assert layer.keys.shape[2] == 6
+    held = Prefix(tuple(range(7)), ((layer.keys, layer.values),))
+    for rows in (1, 2):
+        other = cache_of(held, rows)
+        read(other, rows, 1, 2)
+        assert torch.equal(other.layers[0].keys[:, :, :7], layer.keys.expand(rows, -1, -1, -1))
+    assert not with_room(layer.keys)[:, :, 7:].any()
 
 
 def test_what_is_no_start_of_a_larger_tensor_has_no_room():

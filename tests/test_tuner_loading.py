@@ -63,3 +63,22 @@ def test_mixed_batches_leave_the_layers_as_they_found_them(resident):
         logits(model)
     assert before
     assert before == [vars(layer)["forward"] for layer in fused(model)]
+
+
+def test_mixed_rows_have_their_own_adapter_with_and_without_a_dimension_of_tokens(resident):
+    model, adapters, (one, two) = resident
+    adapters.use(one)
+    adapters.use(two)
+    layer = fused(model)[0]
+    x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = {None: layer.base_layer(x)}
+        for key in (one, two):
+            low = layer.lora_B[key](layer.lora_A[key](x))
+            alone[key] = alone[None] + layer.scaling[key] * low
+        with mixed_lora(model, [two, None, one]):
+            found, with_tokens = layer(x), layer(x[:, None])
+    expected = torch.stack([alone[key][row] for row, key in enumerate([two, None, one])])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(with_tokens[:, 0], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], alone[None][1])

@@ -50,7 +50,7 @@ def test_the_users_own_settings_are_tried_first_and_the_best_are_reported(tmp_pa
         "gold_present": SETTINGS.gold_present,
         "open_book_rate": SETTINGS.open_book_rate,
     }
-    assert "[tune]\nlearning_rate = 0.002\nrank = 2" in found.describe()
+    assert "[tune]\nlearning_rate = 0.001\nrank = 2" in found.describe()
 
 
 def test_a_search_goes_on_where_it_was_and_is_not_repeated(tmp_path):

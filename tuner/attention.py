@@ -57,7 +57,9 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return output
-    filled, key, value = key.shape[2], with_room(key), with_room(value)
+    filled, roomy = key.shape[2], (with_room(key), with_room(value))
+    if roomy[0].shape[2] == roomy[1].shape[2]:  # else a model has changed one of them since it was kept
+        key, value = roomy
     groups, places = key.shape[1], key.shape[2]
     grouped = query.reshape(rows * groups, heads // groups, dim)
     scores = torch.bmm(grouped, key.reshape(rows * groups, places, dim).transpose(1, 2)).float()

@@ -252,9 +252,8 @@ def _promote(registry: Registry, adapter: AdapterVersion, measure: Measure | Non
         if gates is None or gates.conditions != measure.conditions:
             say(f"asking the dev questions with {adapter.key} and without")
             gates = judge(measure.of(adapter.key), measure.conditions)
-            if gates.figures:
-                registry.record_gates(adapter, gates)
-            else:
+            registry.record_gates(adapter, gates)
+            if not gates.figures:
                 say(f"nothing was compared: no route uses {adapter.name!r}")
         if not gates.passed:
             raise NotPromoted(

@@ -45,9 +45,9 @@ class Tracker(StrEnum):
 
 LEARNING_RATES: Mapping[Method, float] = MappingProxyType(
     {
-        Method.LORA: 2e-3,
-        Method.DORA: 2e-3,
-        Method.RSLORA: 2e-3,
+        Method.LORA: 1e-3,
+        Method.DORA: 1e-3,
+        Method.RSLORA: 1e-3,
         Method.PISSA: 5e-4,
         Method.IA3: 1e-2,
         Method.PROMPT_TUNING: 3e-2,
@@ -139,7 +139,7 @@ class TuneConfig(BaseModel):
     """Of prompt tuning, p-tuning and prefix tuning: learned tokens before every prompt."""
     learning_rate: float = Field(default_factory=_usual_rate, gt=0)
     """At its peak, after the warm-up. The default is that of `lora`; other methods have their own."""
-    open_book_rate: float = Field(default=0.1, gt=0, le=10)
+    open_book_rate: float = Field(default=0.2, gt=0, le=10)
     """Learning rate of the open-book rows, which come after all others, as a share of `learning_rate`."""
     schedule: Schedule = Schedule.COSINE
     """How the learning rate falls after the warm-up: along a `cosine` to a tenth, `linear` to nothing, or not at all

@@ -83,7 +83,9 @@ def cache_of(prefix: Prefix, rows: int) -> DynamicCache:
     for i, (keys, values) in enumerate(prefix.layers):
         cache.update(keys, values, i)
         layer = cache.layers[i]
-        layer.keys, layer.values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+        # Without room of its own, lest the first token of these rows be written into the prefix.
+        layer.keys = keys.contiguous().expand(rows, -1, -1, -1)
+        layer.values = values.contiguous().expand(rows, -1, -1, -1)
     return cache
 
 

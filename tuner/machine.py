@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 from functools import cache
+from mmap import PAGESIZE
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from indexer.machine import cpu_multiplies_bfloat16
 
 _GROWN = 1.5
 """How many times the memory that is needed may be held before holes are returned."""
+_SPARE_AT_REST = 256 * 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -79,13 +81,18 @@ class Rest:
     """What a burst of requests leaves behind in the heap is given back when nothing is under way any more."""
 
     def __init__(self) -> None:
-        self._pages_at_rest = 0
+        self._least = 0
 
     def return_if_grown(self) -> None:
-        """Return what is free now, if the process takes half as much again as when it last did so."""
-        if _resident_pages() > _GROWN * self._pages_at_rest:
+        """Return what is free now, if the process has grown by more than a quarter of a gigabyte since it last did so.
+
+        Does nothing where the system does not say how large it is.
+        """
+        pages = _resident_pages()
+        self._least = min(self._least, pages)
+        if (pages - self._least) * PAGESIZE > _SPARE_AT_REST:
             return_holes()
-            self._pages_at_rest = _resident_pages()
+            self._least = _resident_pages()
 
 
 def _resident_pages() -> int:

@@ -1,4 +1,4 @@
-"""Rows of one batch with different LoRA adapters, or none: the base product once, each adapter on its own rows.
+"""Rows of one batch with different LoRA adapters, or none: the base product once, each adapter added to its own rows.
 
 PEFT's `adapter_names` does that too, but hooks every layer anew at each call, leaves the hooks behind after an
 exception, and was slower than one batch for each adapter (docs/decisions/0006-serving.md).
@@ -32,7 +32,7 @@ def mixed_lora(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[Non
     """Inside the block row i of a batch is computed with adapter `adapters[i]`, all of which are loaded."""
     device = next(model.parameters()).device
     others: dict[str, torch.Tensor] = {
-        adapter: torch.tensor([[[of != adapter]] for of in adapters], device=device)
+        adapter: torch.tensor([of != adapter for of in adapters], device=device)
         for adapter in adapters
         if adapter is not None
     }
@@ -64,7 +64,9 @@ class _MixedForward:
         result: torch.Tensor = self._base(x)
         out = result.view(-1, result.shape[-1])
         for a, b, scale, others in self._parts:
-            low = (x @ a).masked_fill_(others, 0)
+            low = x @ a
+            # Some layers get their rows without the dimension of tokens.
+            low.masked_fill_(others.view(-1, *[1] * (x.dim() - 1)), 0)
             out.addmm_(low.view(-1, low.shape[-1]), b, alpha=scale)
         return result
 
