@@ -118,10 +118,9 @@ class _Pruning:
 
 def _suggest(trial: Trial, settings: TuneConfig) -> TuneConfig:
     """The settings with those that matter most drawn anew; the rest, the seed included, as given."""
-    usual = LEARNING_RATES[settings.method]
-    drawn: dict[str, Any] = {
-        "learning_rate": trial.suggest_float("learning_rate", usual / 8, usual * 4, log=True)
-    }
+    usual, given = LEARNING_RATES[settings.method], settings.learning_rate
+    least, most = min(usual / 8, given), max(usual * 4, given)
+    drawn: dict[str, Any] = {"learning_rate": trial.suggest_float("learning_rate", least, most, log=True)}
     if settings.method in _RANKED:
         drawn["rank"] = trial.suggest_categorical("rank", _ranks(settings))
     if settings.recipe != "open-book":
