@@ -36,6 +36,8 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     dev = [q for q in questions if q.split is Split.DEV and q.answerable]
     dev = sorted(dev, key=lambda q: hash_text(q.id))[:MOST_QUESTIONS]
     items = _general_questions(workspace, settings)
+    # The adapter is on this machine only, whoever answers later.
+    here = settings.model_copy(update={"model": settings.model.model_copy(update={"remote": None})})
 
     def measure(key: str) -> Measured:
         from cli.serve import open_routes
@@ -44,8 +46,6 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
         routes = {route.name: route for pair in pairs for route in pair}
         if not routes and not items:
             return Measured(())
-        # The adapter is on this machine only, whoever answers later.
-        here = settings.model_copy(update={"model": settings.model.model_copy(update={"remote": None})})
         answerer = open_routes(workspace, here, routes)
         scores = {}
         with progress("comparing routes on dev", len(routes) * len(dev)) as advance:
@@ -60,9 +60,10 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     asked = [[q.text, list(q.answers)] for q in dev]
     general = [[i.question, list(i.choices), i.answer, i.style] for i in items]
     pairs = gated_pairs(settings, settings.tune.adapter)
-    routes = {route.name: route for pair in pairs for route in pair}
-    chosen = selected_routes(workspace, settings.model, settings.eval, routes, settings.index)
-    compared = [[asdict(chosen[route.name]) for route in pair] for pair in pairs]
+    rivals = {rival.name: rival for _, rival in pairs}
+    # Prompt options were chosen for these; none can have been for a version that is yet to be trained.
+    chosen = selected_routes(workspace, here.model, settings.eval, rivals, settings.index)
+    compared = [[asdict(route), asdict(chosen[rival.name])] for route, rival in pairs]
     return Measure(measure, hash_json([asked, settings.eval.primary_metric, general, compared]))
 
 

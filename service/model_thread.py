@@ -127,6 +127,7 @@ class ModelThread:
         self._thread.join(timeout_seconds)
 
     def _start(self) -> None:
+        self._calling = False
         self._last_beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="openbook-model", daemon=True)
         self._thread.start()
