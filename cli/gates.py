@@ -28,6 +28,7 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     Without retrieval the adapter must win; with retrieval, reading no worse is enough. Raises EvalError if the general
     questions cannot be read, which is better known before training than after it.
     """
+    from eval.forgetting import items_hash
     from eval.local import selected_routes
     from indexer.corpus import Split
     from indexer.files import hash_json, hash_text
@@ -58,13 +59,12 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
         return Measured([_comparison(a, b, scores) for a, b in pairs], forgotten)
 
     asked = [[q.text, list(q.answers)] for q in dev]
-    general = [[i.question, list(i.choices), i.answer, i.style] for i in items]
     pairs = gated_pairs(settings, settings.tune.adapter)
     rivals = {rival.name: rival for _, rival in pairs}
     # Prompt options were chosen for these; none can have been for a version that is yet to be trained.
     chosen = selected_routes(workspace, here.model, settings.eval, rivals, settings.index)
     compared = [[asdict(route), asdict(chosen[rival.name])] for route, rival in pairs]
-    return Measure(measure, hash_json([asked, settings.eval.primary_metric, general, compared]))
+    return Measure(measure, hash_json([asked, settings.eval.primary_metric, items_hash(items), compared]))
 
 
 def _general_questions(workspace: Workspace, settings: Settings) -> list[Item]:
