@@ -6,6 +6,7 @@ import torch
 
 GREEDY_BELOW = 1e-4
 """Dividing by a smaller temperature overflows, and would change nothing."""
+_LIKELIEST = 1024
 
 
 def seeded(temperature: float, seed: int) -> torch.Generator | None:
@@ -15,11 +16,17 @@ def seeded(temperature: float, seed: int) -> torch.Generator | None:
 
 def sample(logits: torch.Tensor, temperature: float, top_p: float, randomness: torch.Generator) -> int:
     """Nucleus sampling (Holtzman et al. 2020): the smallest set of tokens that holds `top_p` of the probability."""
-    probabilities, ids = (logits.cpu() / temperature).softmax(dim=-1).sort(descending=True)
-    outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+    probabilities = (logits.cpu() / temperature).softmax(dim=-1)
+    if top_p >= 1.0:
+        return int(torch.multinomial(probabilities, 1, generator=randomness).item())
+    # The nucleus is nearly always among a few: sorting a whole vocabulary takes eight times as long.
+    likeliest, ids = probabilities.topk(min(_LIKELIEST, len(probabilities)))
+    if likeliest.sum() < top_p:
+        likeliest, ids = probabilities.sort(descending=True)
+    outside = likeliest.cumsum(dim=-1) - likeliest >= top_p
     outside[0] = False
-    probabilities[outside] = 0.0
-    return int(ids[torch.multinomial(probabilities, 1, generator=randomness)].item())
+    likeliest[outside] = 0.0
+    return int(ids[torch.multinomial(likeliest, 1, generator=randomness)].item())
 
 
 def log_probabilities(logits: torch.Tensor, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
