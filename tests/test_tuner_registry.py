@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -31,6 +32,17 @@ def test_failed_save_leaves_no_version(tmp_path):
         registry.add("mixed", explode, tiny_manifest(BASE))
     assert registry.names() == []
     assert list((tmp_path / "mixed").iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    home = tmp_path / "mixed"
+    abandoned, under_way, deleted = home / ".new.a", home / ".new.b", home / ".1.gone"
+    for folder in (abandoned, under_way, deleted):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").touch()
+    os.utime(abandoned, (0, 0))
+    tiny_adapter(tmp_path, BASE)
+    assert [folder.exists() for folder in (abandoned, under_way, deleted)] == [False, True, False]
 
 
 @pytest.mark.parametrize(

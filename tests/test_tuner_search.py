@@ -61,6 +61,24 @@ def test_a_search_goes_on_where_it_was_and_is_not_repeated(tmp_path):
     assert run(tmp_path, Scores(), trials=2).complete == 2
 
 
+def test_changed_settings_are_tried_next_whatever_they_are(tmp_path):
+    run(tmp_path, Scores(0.9, 0.9), trials=1)
+    changed = SETTINGS.model_copy(
+        update={"learning_rate": 0.1, "document_passes": 8, "gold_present": 0.2, "open_book_rate": 3.0}
+    )
+    assert run(tmp_path, Scores(0.95, 0.95), trials=2, settings=changed).settings == {
+        "learning_rate": 0.1,
+        "rank": 2,
+        "document_passes": 8,
+        "closed_book_passes": 1,
+        "open_book_passes": 1,
+        "gold_present": 0.2,
+        "open_book_rate": 3.0,
+    }
+    # They are tried once.
+    assert run(tmp_path, Scores(0.96, 0.96), trials=3, settings=changed).settings["document_passes"] != 8
+
+
 def test_another_corpus_is_another_search(tmp_path):
     run(tmp_path, Scores(0.9, 0.9), trials=1)
     other = [Question("q9", "How heavy?", ("600 g",), ("wren.md",), Split.TRAIN)]

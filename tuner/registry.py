@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from tuner.gates import Gates
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DELETED = ".deleted"
+_ASIDE = ".new."
+_ABANDONED_SECONDS = 3600.0
 _TAKEN = re.compile(r"\d+(\.deleted)?")
 
 
@@ -132,7 +135,8 @@ class Registry:
             raise AdapterError(f"adapter name {name!r} is not lower-case letters, digits and hyphens")
         home = self.root / name
         home.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new.", dir=home))
+        _sweep(home)
+        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=home))
         try:
             write(aside)
             complete = Manifest.model_validate({**manifest, "weights_hash": adapter_hash(aside)})
@@ -193,6 +197,13 @@ class Registry:
                 continue  # another process published this number meanwhile
             fsync_folder(home)
             return version
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed processes left: versions half deleted, and half written ones that nobody writes any more."""
+    for left in [*home.glob(".*.gone"), *home.glob(f"{_ASIDE}*")]:
+        if left.name.endswith(".gone") or time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str) -> None:

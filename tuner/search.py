@@ -69,7 +69,7 @@ def search_settings(
     name = _study_name(base, material, settings, scorer.identity)
     study = _open_study(optuna, folder / "trials.sqlite", name, settings.seed)
     done = _count(study, "COMPLETE") + _count(study, "PRUNED")
-    if done == 0:  # also if the trial of the settings as they are was interrupted
+    if trials > done and not _was_tried(study, _given(settings)):
         study.enqueue_trial(_given(settings))
 
     def objective(trial: Trial) -> float:
@@ -117,20 +117,31 @@ class _Pruning:
 
 
 def _suggest(trial: Trial, settings: TuneConfig) -> TuneConfig:
-    """The settings with those that matter most drawn anew; the rest, the seed included, as given."""
-    usual, given = LEARNING_RATES[settings.method], settings.learning_rate
-    least, most = min(usual / 8, given), max(usual * 4, given)
-    drawn: dict[str, Any] = {"learning_rate": trial.suggest_float("learning_rate", least, most, log=True)}
+    """The settings with those that matter most drawn anew; the rest, the seed included, as given.
+
+    Every range holds the given value too: it is to be tried first, and a search around it may be worth most.
+    """
+    usual = LEARNING_RATES[settings.method]
+
+    def number(name: str, least: float, most: float, log: bool = False) -> float:
+        given = getattr(settings, name)
+        return trial.suggest_float(name, min(least, given), max(most, given), log=log)
+
+    def count(name: str, least: int, most: int) -> int:
+        given = getattr(settings, name)
+        return trial.suggest_int(name, min(least, given), max(most, given))
+
+    drawn: dict[str, Any] = {"learning_rate": number("learning_rate", usual / 8, usual * 4, log=True)}
     if settings.method in _RANKED:
         drawn["rank"] = trial.suggest_categorical("rank", _ranks(settings))
     if settings.recipe != "open-book":
-        drawn["document_passes"] = trial.suggest_int("document_passes", 0, 6)
-        drawn["closed_book_passes"] = trial.suggest_int("closed_book_passes", 1, 8)
+        drawn["document_passes"] = count("document_passes", 0, 6)
+        drawn["closed_book_passes"] = count("closed_book_passes", 1, 8)
     if settings.recipe != "closed-book":
-        drawn["open_book_passes"] = trial.suggest_int("open_book_passes", 1, 4)
-        drawn["gold_present"] = trial.suggest_float("gold_present", 0.6, 1.0)
+        drawn["open_book_passes"] = count("open_book_passes", 1, 4)
+        drawn["gold_present"] = number("gold_present", 0.6, 1.0)
     if settings.recipe == "mixed":
-        drawn["open_book_rate"] = trial.suggest_float("open_book_rate", 0.05, 1.0, log=True)
+        drawn["open_book_rate"] = number("open_book_rate", 0.05, 1.0, log=True)
     return settings.model_copy(update=drawn)
 
 
@@ -146,6 +157,15 @@ def _given(settings: TuneConfig) -> dict[str, Any]:
         *(["open_book_rate"] if settings.recipe == "mixed" else []),
     ]
     return {key: getattr(settings, key) for key in keys}
+
+
+def _was_tried(study: Study, given: dict[str, Any]) -> bool:
+    """Whether these settings were tried to an end, or wait to be; an interrupted trial does not count."""
+    for trial in study.trials:
+        tried = trial.system_attrs.get("fixed_params", {}) if trial.state.name == "WAITING" else trial.params
+        if trial.state.name in ("COMPLETE", "PRUNED", "WAITING") and tried and tried.items() <= given.items():
+            return True
+    return False
 
 
 def _ranks(settings: TuneConfig) -> list[int]:
