@@ -1,10 +1,16 @@
+import json
+
 import pytest
 import torch
+from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
-from tiny import tiny_adapter, tiny_base
+from safetensors.torch import save_file
+from tiny import tiny_adapter, tiny_base, tiny_manifest
 
+from tuner.config import Method, TuneConfig
 from tuner.fast_lora import leave_fast_lora
 from tuner.loading import ResidentAdapters
+from tuner.methods import attach
 from tuner.mixed_lora import mixed_lora
 from tuner.registry import Registry
 
@@ -20,6 +26,22 @@ def resident(tmp_path):
 
 def fused(model):
     return [m for m in model.modules() if isinstance(m, LoraLinear) and "forward" in vars(m)]
+
+
+def moved_adapter(root, base, settings):
+    """An adapter every number of which training has changed."""
+    attached = attach(base.model, settings)
+    with torch.no_grad():
+        for parameter in attached.parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)) * 0.3)
+    tensors, config = attached.saved()
+    attached.detach()
+
+    def write(folder):
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    return Registry(root).add("moved", write, tiny_manifest(base))
 
 
 @torch.no_grad()
@@ -40,6 +62,24 @@ def test_an_adapter_answers_through_the_fused_layers_as_through_those_of_peft(re
         adapters.use(None)
         assert not fused(model)
         assert torch.equal(logits(model), plain)
+
+
+def test_a_dora_adapter_answers_as_by_peft_without_taking_norms_anew(tmp_path, monkeypatch):
+    base = tiny_base()
+    key = moved_adapter(tmp_path, base, TuneConfig(method=Method.DORA, rank=4)).key
+    adapters = ResidentAdapters(base, Registry(tmp_path))
+    plain = logits(base.model)
+    adapters.use(key)
+    assert len(fused(base.model)) == 14
+    found = logits(base.model)
+    leave_fast_lora(base.model)
+    torch.testing.assert_close(found, logits(base.model), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-2)
+    adapters.use(None)
+    assert torch.equal(logits(base.model), plain)
+    monkeypatch.setattr(DoraLinearLayer, "get_weight_norm", None)
+    adapters.use(key)
+    assert torch.equal(logits(base.model), found)
 
 
 def test_another_adapter_takes_the_place_of_the_one_before(resident):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
 
@@ -35,6 +36,16 @@ def use_fast_lora(model: nn.Module, adapter: str) -> None:
             module.forward = _FusedForward(module, adapter)  # type: ignore[method-assign]
 
 
+def use_fixed_dora(model: nn.Module, adapter: str) -> None:
+    """Until `leave_fast_lora`, DoRA layers compute with `adapter`, whose weights no longer change.
+
+    PEFT takes the norm of `W + scale * B A` at every call, which costs more than the layer itself.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and _is_dora(module, adapter):
+            module.forward = _FixedDoraForward(module, adapter)  # type: ignore[method-assign]
+
+
 def leave_fast_lora(model: nn.Module) -> None:
     """PEFT's own forward everywhere."""
     for module in model.modules():
@@ -52,6 +63,28 @@ class _FusedForward:
     def __call__(self, x: Tensor) -> Tensor:
         result: Tensor = _LoraLinear.apply(x, self.weight, self.a, self.b, self.scale)  # type: ignore[no-untyped-call]
         return result
+
+
+class _FixedDoraForward:
+    """`(m / ||W + scale B A||) * (W x + scale B A x)` (Liu et al. 2024, arXiv:2402.09353, eq. 5), norms by output."""
+
+    def __init__(self, layer: Any, adapter: str) -> None:
+        self.weight = layer.base_layer.weight
+        self.a = layer.lora_A[adapter].weight
+        self.b = layer.lora_B[adapter].weight
+        self.scale = float(layer.scaling[adapter])
+        magnitude = layer.lora_magnitude_vector[adapter]
+        if "fixed" not in vars(magnitude):  # kept with the layer, as adapters take turns within a batch
+            with torch.no_grad():
+                norm = magnitude.get_weight_norm(self.weight, self.b @ self.a, self.scale)
+                magnitude.fixed = magnitude.weight / norm
+        self.factor: Tensor = magnitude.fixed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows @ self.weight.t()
+        out.addmm_(rows @ self.a.t(), self.b.t(), alpha=self.scale).mul_(self.factor)
+        return out.view(*x.shape[:-1], -1)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -83,6 +116,14 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def _is_plain(layer: Any, adapter: str) -> bool:
+    return _is_simple(layer, adapter) and adapter not in layer.lora_variant
+
+
+def _is_dora(layer: Any, adapter: str) -> bool:
+    return _is_simple(layer, adapter) and isinstance(layer.lora_variant.get(adapter), DoraLinearVariant)
+
+
+def _is_simple(layer: Any, adapter: str) -> bool:
     return (
         type(layer) is LoraLinear
         and type(layer.base_layer) is nn.Linear  # others may multiply by more than their weight
@@ -90,5 +131,4 @@ def _is_plain(layer: Any, adapter: str) -> bool:
         and isinstance(layer.lora_dropout[adapter], nn.Identity)
         and getattr(layer.base_layer, "bias", None) is None
         and layer.lora_B[adapter].bias is None
-        and adapter not in layer.lora_variant
     )

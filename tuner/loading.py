@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tuner.base_model import BaseModel
-from tuner.fast_lora import leave_fast_lora, use_fast_lora
+from tuner.fast_lora import leave_fast_lora, use_fast_lora, use_fixed_dora
 from tuner.ia3 import Ia3
 from tuner.lora import unload
 from tuner.machine import return_holes
@@ -100,6 +100,7 @@ class ResidentAdapters:
             _lora_layers(self._peft).enable_adapter_layers()
             self._peft.set_adapter(key, inference_mode=True)
             use_fast_lora(self._base.model, key)
+            use_fixed_dora(self._base.model, key)
         self._used = key
         if len(self._held) > self._max_adapters:
             self._forget(next(iter(self._held)))
