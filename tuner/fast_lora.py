@@ -69,9 +69,9 @@ class _FixedDoraForward:
     """`(m / ||W + scale B A||) * (W x + scale B A x)` (Liu et al. 2024, arXiv:2402.09353, eq. 5), norms by output."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
-        self.weight = layer.base_layer.weight
-        self.a = layer.lora_A[adapter].weight
-        self.b = layer.lora_B[adapter].weight
+        self.weight: Tensor = layer.base_layer.weight
+        self.a: Tensor = layer.lora_A[adapter].weight
+        self.b: Tensor = layer.lora_B[adapter].weight
         self.scale = float(layer.scaling[adapter])
         magnitude = layer.lora_magnitude_vector[adapter]
         if "fixed" not in vars(magnitude):  # kept with the layer, as adapters take turns within a batch
