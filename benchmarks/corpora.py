@@ -10,8 +10,8 @@ adapter (`openbook adapters export`), trained by the same recipe on other docume
 knowledge, the rest is the form of the answers.
 
 A workspace given by name keeps its results, so that an interrupted run goes on; otherwise it is a temporary folder.
-Scores, intervals, hashes and the seconds of this call go to `benchmarks/results/CORPUS-seedN.json`; how long training took in all,
-over every call, is in its `adapter`.
+Scores, intervals, hashes and the seconds of this call go to `benchmarks/results/CORPUS-seedN.json`; how long training
+took in all, over every call, is in its `adapter`.
 """
 
 from __future__ import annotations

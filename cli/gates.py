@@ -32,6 +32,7 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     from eval.local import selected_routes
     from indexer.corpus import Split
     from indexer.files import hash_json, hash_text
+    from indexer.ranking import ranking_identity
     from tuner.gates import Measure, Measured
 
     dev = [q for q in questions if q.split is Split.DEV and q.answerable]
@@ -64,7 +65,10 @@ def measure_on_dev(workspace: Workspace, settings: Settings, questions: Sequence
     # Prompt options were chosen for these; none can have been for a version that is yet to be trained.
     chosen = selected_routes(workspace, here.model, settings.eval, rivals, settings.index)
     compared = [[asdict(route), asdict(chosen[rival.name])] for route, rival in pairs]
-    return Measure(measure, hash_json([asked, settings.eval.primary_metric, items_hash(items), compared]))
+    ranking = ranking_identity(settings.index)
+    return Measure(
+        measure, hash_json([asked, settings.eval.primary_metric, items_hash(items), compared, ranking])
+    )
 
 
 def _general_questions(workspace: Workspace, settings: Settings) -> list[Item]:

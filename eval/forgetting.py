@@ -48,7 +48,7 @@ def read_items(path: Path | None) -> list[Item]:
         text = (files("eval") / "data" / "general.jsonl").read_text(encoding="utf-8")
         return _parse(text, "the bundled general questions")
     try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
+        return _parse(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise EvalError(f"{path}: cannot be read as UTF-8 text ({error}); name a .jsonl file") from error
 
@@ -157,7 +157,7 @@ class _Line(BaseModel):
 
 def _parse(text: str, where: str) -> list[Item]:
     items = []
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(text.split("\n"), start=1):
         if not raw.strip():
             continue
         try:

@@ -9,6 +9,7 @@ from tiny import tiny_base
 
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
+from indexer.ranking import FUSED, Ranking
 from indexer.retriever import Index
 from indexer.sync import sync
 from tuner import adapter_commands
@@ -17,8 +18,8 @@ from tuner.config import TuneConfig
 from tuner.dev import Metric
 from tuner.gates import Comparison, Measure, Measured
 from tuner.lock import TuneBusy, tune_lock
-from tuner.registry import Registry
-from tuner.trained_on import read_trained_on
+from tuner.registry import AdapterError, Registry
+from tuner.trained_on import read_trained_on, refuse_seen_questions
 
 SETTINGS = TuneConfig(rank=2, document_passes=1, closed_book_passes=1, open_book_passes=1, dev_checks=1)
 QUESTIONS = [
@@ -69,8 +70,9 @@ def run(
     force=False,
     conditions="",
     metric="f1",
+    ranking=FUSED,
 ):
-    retriever = Index.open(workspace, HashEncoder()).retriever()
+    retriever = Index.open(workspace, HashEncoder(), ranking).retriever()
     tune(
         workspace,
         model,
@@ -130,6 +132,47 @@ def test_another_metric_chooses_other_weights(workspace, model):
     registry = Registry(workspace.adapters)
     metrics = [registry.resolve(f"mixed@{n}").manifest.settings["dev_metric"] for n in (1, 2)]
     assert metrics == ["f1", "exact_match"]
+
+
+def test_a_damaged_version_is_trained_again_and_hides_no_other(workspace, model, capsys):
+    run(workspace, model)
+    registry = Registry(workspace.adapters)
+    (workspace.adapters / "mixed" / "1" / "manifest.json").write_text("{")
+    run(workspace, model)
+    assert (registry.versions("mixed"), registry.promoted("mixed")) == ([1, 2], 2)
+    adapter_commands.list_adapters(workspace, as_json=False)
+    shown = capsys.readouterr()
+    assert "mixed@2 (promoted)" in shown.out
+    assert "mixed@1 has no readable manifest.json" in shown.err
+
+
+def test_a_question_made_by_rule_that_becomes_a_test_question_is_noticed(workspace, model):
+    settings = SETTINGS.model_copy(update={"pattern_passes": 1})
+    run(workspace, model, settings=settings)
+    registry = Registry(workspace.adapters)
+    first = registry.resolve("mixed@1")
+    assert first.manifest.rows["pattern"]
+    new = Question("q9", "How much does the Wren weigh?", ("600 g",), ("wren.md",), Split.TEST)
+    with pytest.raises(AdapterError, match=r"trained on 1 of the test questions \(q9\)"):
+        refuse_seen_questions(first, [new])
+    run(workspace, model, settings=settings, questions=[*QUESTIONS, new])
+    second = registry.resolve("mixed")
+    assert second.version == 2
+    assert second.manifest.rows.get("pattern", 0) < first.manifest.rows["pattern"]
+    refuse_seen_questions(second, [new])
+
+
+def test_more_test_questions_change_nothing_where_no_question_is_made(workspace, model):
+    run(workspace, model)
+    new = Question("q9", "How much does the Wren weigh?", ("600 g",), ("wren.md",), Split.TEST)
+    run(workspace, model, measure=never, questions=[*QUESTIONS, new])
+    assert Registry(workspace.adapters).versions("mixed") == [1]
+
+
+def test_another_ranking_of_passages_is_another_training(workspace, model):
+    run(workspace, model)
+    run(workspace, model, ranking=Ranking(max_per_document=1))
+    assert Registry(workspace.adapters).versions("mixed") == [1, 2]
 
 
 def test_a_run_killed_before_its_gates_goes_on_with_them(workspace, model):

@@ -1,3 +1,4 @@
+import json
 import random
 
 import pytest
@@ -195,6 +196,21 @@ def test_general_texts_are_a_share_of_the_rows_and_long_ones_are_cut():
     assert rows[: len(without)] == without
     assert len(replayed) == len(without)
     assert all(len(row.completion) <= 256 for row in build_rows(builder(), TuneConfig(), ["x" * 1000]))
+
+
+def test_a_replay_file_may_hold_whatever_json_may(tmp_path):
+    file = tmp_path / "general.jsonl"
+    texts = ["two\u2028lines", "form\ffeed", "Zwölf"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert read_replay(file) == texts
+
+
+def test_a_replay_file_in_another_encoding_is_refused(tmp_path):
+    file = tmp_path / "general.jsonl"
+    file.write_bytes('{"text": "Zwölf"}'.encode("latin-1"))
+    with pytest.raises(RecipeError, match="not UTF-8 \\(byte 12\\)"):
+        read_replay(file)
 
 
 @pytest.mark.parametrize(

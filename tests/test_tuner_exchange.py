@@ -146,6 +146,11 @@ def test_a_foreign_lora_is_imported_and_answers_as_in_peft(tmp_path, registry, b
         ({"kasa_config": {"beta": 1.0}}, "kasa_config"),
         ({"lora_bias": True}, "lora_bias"),
         ({"r": 3}, "at rank 3"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"lora_alpha": float("inf")}, "lora_alpha inf"),
+        ({"lora_alpha": None}, "lora_alpha None"),
+        ({"alpha_pattern": {"q_proj": -1}}, "lora_alpha -1"),
+        ({"use_dora": True}, "lora_magnitude_vector for 0 of its 14 layers"),
     ],
 )
 def test_a_foreign_adapter_that_does_not_fit_is_refused(tmp_path, registry, base_folder, changes, said):
@@ -153,6 +158,28 @@ def test_a_foreign_adapter_that_does_not_fit_is_refused(tmp_path, registry, base
     with pytest.raises(AdapterError, match=said):
         import_adapter(registry, str(base_folder), folder, "reader")
     assert registry.names() == []
+
+
+@pytest.mark.parametrize("method", [Method.LORA, Method.DORA, Method.RSLORA, Method.PISSA])
+def test_an_exported_adapter_is_imported_again(tmp_path, registry, base_folder, method):
+    adapter = add_random(registry, base_folder, method)
+    export_adapter(adapter, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(base_folder)
+    (tmp_path / "out" / "adapter_config.json").write_text(json.dumps(config))
+    again = import_adapter(registry, str(base_folder), tmp_path / "out", "reader")
+    torch.testing.assert_close(
+        served_logits(registry, base_folder, again.key), served_logits(registry, base_folder, adapter.key)
+    )
+
+
+def test_magnitudes_without_dora_are_refused(tmp_path, registry, base_folder):
+    export_adapter(add_random(registry, base_folder, Method.DORA), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    changes = {"base_model_name_or_path": str(base_folder), "use_dora": False}
+    (tmp_path / "out" / "adapter_config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(AdapterError, match="LoRA none"):
+        import_adapter(registry, str(base_folder), tmp_path / "out", "reader")
 
 
 def test_pickled_weights_are_refused_without_being_opened(tmp_path, registry, base_folder):

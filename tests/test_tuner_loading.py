@@ -82,6 +82,14 @@ def test_a_dora_adapter_answers_as_by_peft_without_taking_norms_anew(tmp_path, m
     assert torch.equal(logits(base.model), found)
 
 
+@pytest.mark.parametrize("method", [Method.LORA, Method.DORA])
+def test_an_adapter_trained_with_dropout_answers_through_the_fused_layers(tmp_path, method):
+    base = tiny_base()
+    key = moved_adapter(tmp_path, base, TuneConfig(method=method, rank=4, dropout=0.2)).key
+    ResidentAdapters(base, Registry(tmp_path)).use(key)
+    assert len(fused(base.model)) == 14
+
+
 def test_another_adapter_takes_the_place_of_the_one_before(resident):
     model, adapters, (one, two) = resident
     adapters.use(one)

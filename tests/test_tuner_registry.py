@@ -77,6 +77,17 @@ def test_unreadable_manifest_is_reported(tmp_path):
         Registry(tmp_path).resolve("mixed")
 
 
+def test_a_version_with_an_unreadable_manifest_can_be_deleted(tmp_path):
+    tiny_adapter(tmp_path, BASE)
+    damaged, registry = tiny_adapter(tmp_path, BASE, seed=2), Registry(tmp_path)
+    registry.promote("mixed", 1)
+    (damaged.path / "manifest.json").write_text("{")
+    with pytest.raises(AdapterError, match=r"adapters delete mixed@2"):
+        registry.resolve("mixed@2")
+    assert registry.delete("mixed@2") == "mixed@2"
+    assert registry.versions("mixed") == [1]
+
+
 def test_adapter_without_safetensors_is_refused(tmp_path):
     def write(folder):
         (folder / "adapter_config.json").write_text("{}")
@@ -102,7 +113,7 @@ def test_the_number_of_a_deleted_version_is_not_given_again(tmp_path):
     second = tiny_adapter(tmp_path, BASE, seed=2)
     registry = Registry(tmp_path)
     registry.promote("mixed", 1)
-    registry.delete(second)
+    assert registry.delete(second.key) == "mixed@2"
     assert registry.versions("mixed") == [1]
     assert not second.path.exists()
     assert tiny_adapter(tmp_path, BASE, seed=3).key == "mixed@3"
@@ -111,7 +122,7 @@ def test_the_number_of_a_deleted_version_is_not_given_again(tmp_path):
 def test_the_promoted_version_is_not_deleted(tmp_path):
     adapter = tiny_adapter(tmp_path, BASE)
     with pytest.raises(AdapterError, match="promoted and the only version"):
-        Registry(tmp_path).delete(adapter)
+        Registry(tmp_path).delete(adapter.key)
     assert Registry(tmp_path).versions("mixed") == [1]
 
 

@@ -5,6 +5,7 @@ from indexer.corpus import Question, Split
 from tuner.config import Method, TuneConfig
 from tuner.examples import Passage
 from tuner.material import Material
+from tuner.methods import MethodError
 from tuner.search import SearchError, search_settings
 
 pytest.importorskip("optuna")
@@ -83,6 +84,35 @@ def test_another_corpus_is_another_search(tmp_path):
     run(tmp_path, Scores(0.9, 0.9), trials=1)
     other = [Question("q9", "How heavy?", ("600 g",), ("wren.md",), Split.TRAIN)]
     assert run(tmp_path, Scores(0.2, 0.2), trials=1, questions=other).score == 0.2
+
+
+def test_a_killed_trial_is_not_continued_by_other_dev_questions(tmp_path):
+    class Killed(Scores):
+        def __call__(self, model):
+            if self.asked == 1:
+                raise KeyboardInterrupt
+            return super().__call__(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        leaving(tmp_path, Killed(0.99))
+    other = Scores(0.2, 0.2)
+    other.identity = "on other dev questions"
+    assert run(tmp_path, other, trials=1).score == 0.2
+    assert other.asked == 2
+
+
+def leaving(folder, scorer):
+    """A search whose process is killed: nothing is tidied up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.search.shutil.rmtree", lambda *_args, **_options: None)
+        run(folder, scorer, trials=1)
+
+
+def test_ranks_that_do_not_fit_the_model_are_left_and_given_ones_are_reported(tmp_path):
+    pissa = SETTINGS.model_copy(update={"method": Method.PISSA, "learning_rate": 1e-3, "rank": 4})
+    assert run(tmp_path / "a", Scores(), trials=6, settings=pissa).complete
+    with pytest.raises(MethodError, match="pissa"):
+        run(tmp_path / "b", Scores(), trials=6, settings=pissa.model_copy(update={"rank": 64}))
 
 
 def test_trials_scored_otherwise_are_another_search(tmp_path):

@@ -144,6 +144,20 @@ def test_the_estimate_asks_for_nothing_and_is_not_exceeded(opened, server):
     assert estimate(endpoint, settings, PASSAGES, QUESTIONS).requests == 0
 
 
+@pytest.mark.parametrize("questions", [1, 3])
+def test_the_estimate_holds_in_scripts_of_more_bytes_than_signs(opened, server, questions):
+    passages = [Passage("крапивник.md", "Крапивник", "Крапивник весит шестьсот граммов, его рисовал Струд.")]
+    endpoint, settings = opened(paraphrases=0, statements=0, questions=questions)
+    expected = estimate(endpoint, settings, passages, [])
+    synthesise(endpoint, settings, passages, [], TEST)
+    sent = [
+        Ask(*(message["content"] for message in body["messages"]), body["max_tokens"])
+        for body in server.requests
+    ]
+    assert 1 < len(sent) <= expected.requests
+    assert sum(ask.most_tokens for ask in sent) <= expected.most_tokens
+
+
 def test_a_budget_that_does_not_suffice_is_refused_before_anything_is_sent(opened, server):
     with pytest.raises(SynthesisError, match=r"tune.synthesis.max_tokens = 50"):
         run(opened, max_tokens=50)

@@ -15,7 +15,7 @@ from indexer.config import Workspace
 from indexer.database import IndexMissing
 from indexer.snapshot import Snapshot
 from tuner.exchange import export_adapter, import_adapter, merge_adapter
-from tuner.registry import AdapterVersion, Registry
+from tuner.registry import AdapterError, AdapterVersion, Registry
 from tuner.trained_on import staleness
 
 _COMPARED = (
@@ -34,7 +34,12 @@ def list_adapters(workspace: Workspace, as_json: bool) -> None:
     """Every adapter version with its dev scores, and whether its documents have changed."""
     registry = Registry(workspace.adapters)
     hashes = _content_hashes(workspace)
-    found = [registry.resolve(f"{name}@{v}") for name in registry.names() for v in registry.versions(name)]
+    found = []
+    for key in (f"{name}@{v}" for name in registry.names() for v in registry.versions(name)):
+        try:
+            found.append(registry.resolve(key))
+        except AdapterError as error:
+            click.echo(str(error), err=True)  # one damaged version does not hide the others
     if as_json:
         click.echo(json.dumps([_summary(registry, adapter, hashes) for adapter in found]))
         return
@@ -74,10 +79,7 @@ def promote_adapter(workspace: Workspace, ref: str) -> None:
 
 def delete_adapter(workspace: Workspace, ref: str) -> None:
     """Remove one version for good."""
-    registry = Registry(workspace.adapters)
-    adapter = registry.resolve(ref)
-    registry.delete(adapter)
-    click.echo(f"{adapter.key} is deleted")
+    click.echo(f"{Registry(workspace.adapters).delete(ref)} is deleted")
 
 
 def diff_adapters(workspace: Workspace, first: str, second: str) -> None:

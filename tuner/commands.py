@@ -14,6 +14,7 @@ import click
 
 from indexer.config import ModelConfig, Workspace
 from indexer.corpus import Question, Split
+from indexer.files import hash_json
 from indexer.retriever import Retriever
 from tuner.base_model import load_base
 from tuner.batches import plan_batches
@@ -66,7 +67,7 @@ def tune(
             learning = _learning_questions(questions, say)
             if group.leads:
                 held.enter_context(tune_lock(workspace.data, settings.adapter))
-            inputs = training_inputs(workspace, model, settings, learning, retriever, metric.name)
+            inputs = training_inputs(workspace, model, settings, questions, retriever, metric.name)
             adapter = None if force else same_inputs(registry, settings.adapter, inputs)
             if adapter is not None:
                 say(f"adapter {adapter.key} is already trained on exactly this (use --force to train again)")
@@ -78,10 +79,8 @@ def tune(
         if not group.leads:
             return
         if adapter is None:
-            seen = TrainedOn(
-                retriever.snapshot.content_hashes(),
-                {q.id: question_hash(q) for q in [*material.questions, *dev]},
-            )
+            asked = [*material.questions, *material.made_by_rule(settings), *dev]
+            seen = TrainedOn(retriever.snapshot.content_hashes(), {q.id: question_hash(q) for q in asked})
             adapter = register(registry, settings, inputs, run, seen, retriever.generation)
             CheckpointStore(_checkpoint_folder(workspace, settings)).clear()
             say(_summary(adapter))
@@ -223,7 +222,8 @@ def _train(
     plan = plan_batches(rows, settings)
     say(format_plan(rows, plan))
     scorer = DevScorer(base.tokenizer, dev, material.search, settings.dev_contexts, metric, group)
-    checkpoints = CheckpointStore(_checkpoint_folder(workspace, settings), scorer.identity)
+    judge = hash_json([scorer.identity, *material.ranking])
+    checkpoints = CheckpointStore(_checkpoint_folder(workspace, settings), judge)
     trained = train(base, plan, settings, scorer, checkpoints, group)
     return Run(
         trained, {str(kind): n for kind, n in Counter(row.kind for row in rows).items()}, str(base.dtype)

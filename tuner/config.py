@@ -95,13 +95,13 @@ class SynthesisConfig(BaseModel):
 class TuneConfig(BaseModel):
     """How the adapter is trained; every figure that shapes the result is recorded in its manifest."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     adapter: str = Field(default="mixed", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     """Name of the adapter; every training run adds a version."""
     recipe: Literal["mixed", "closed-book", "open-book"] = "mixed"
     """Which rows are trained on: without passages, with passages, or both in one adapter."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides initial weights, drawn passages, renderings and the order of rows."""
 
     document_passes: int = Field(default=4, ge=0)

@@ -24,7 +24,7 @@ log = logging.getLogger("openbook.tuner")
 
 _ATTEMPTS = 4
 _TIMEOUT_SECONDS = 120.0
-_BYTES_PER_TOKEN = 3.5
+BYTES_PER_TOKEN = 3.5
 """For estimates only; what an endpoint reports is what counts. Of UTF-8, as other scripts have more tokens a sign."""
 
 
@@ -44,7 +44,7 @@ class Ask:
     @property
     def most_tokens(self) -> int:
         """Estimate of what it costs at most."""
-        return round(len((self.system + self.user).encode()) / _BYTES_PER_TOKEN) + self.max_tokens
+        return round(len((self.system + self.user).encode()) / BYTES_PER_TOKEN) + self.max_tokens
 
 
 class Endpoint:

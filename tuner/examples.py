@@ -122,13 +122,7 @@ class RowBuilder:
 
     @cached_property
     def _pattern_questions(self) -> list[tuple[str, PatternQuestion]]:
-        """With the titles before them; none that is a test question, exactly or nearly, with its title or without."""
-        made = [(passage.title, q) for passage in self.passages for q in make_pattern_questions(passage.text)]
-        unlike = set(range(len(made)))
-        for texts in ([q.text for _, q in made], [f"{title}: {q.text}" for title, q in made]):
-            asked = [Question(str(place), text, ("",), (), Split.TRAIN) for place, text in enumerate(texts)]
-            unlike.intersection_update(int(q.id) for q in without_leaks(asked, self.test)[0])
-        return [one for place, one in enumerate(made) if place in unlike]
+        return pattern_questions(self.passages, self.test)
 
     def cloze_rows(self, randomness: random.Random, per_passage: int = 4) -> list[Row]:
         """Sentences with a name, number or term to fill in, asked and answered like a closed-book question."""
@@ -205,6 +199,21 @@ class RowBuilder:
         prompt = build_prompt(self.tokenizer, question, contexts)
         completion = self.tokenizer(self._clean(answer), add_special_tokens=False)["input_ids"]
         return Row(kind, tuple(prompt), (*completion, self.tokenizer.eos_token_id))
+
+
+def pattern_questions(
+    passages: Sequence[Passage], test: Sequence[Question]
+) -> list[tuple[str, PatternQuestion]]:
+    """Questions made by rule, each with the title that is put before it.
+
+    None is one of `test`, exactly or nearly, with its title or without.
+    """
+    made = [(passage.title, q) for passage in passages for q in make_pattern_questions(passage.text)]
+    unlike = set(range(len(made)))
+    for texts in ([q.text for _, q in made], [f"{title}: {q.text}" for title, q in made]):
+        asked = [Question(str(place), text, ("",), (), Split.TRAIN) for place, text in enumerate(texts)]
+        unlike.intersection_update(int(q.id) for q in without_leaks(asked, test)[0])
+    return [one for place, one in enumerate(made) if place in unlike]
 
 
 def supports(passage: Passage, question: Question) -> bool:

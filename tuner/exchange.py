@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -35,7 +36,8 @@ from tuner.swapping import SwappedTensors
 
 MAX_RANK = 256
 _LAYER = re.compile(r"base_model\.model\.(?P<path>.+)\.(?P<part>lora_A|lora_B)\.weight")
-_MAGNITUDE = ".lora_magnitude_vector.weight"
+_MAGNITUDE = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_magnitude_vector(\.weight)?")
+"""Of DoRA; PEFT has written both names."""
 _PLAIN_STARTS = (True, False, "gaussian")
 """Values of `init_lora_weights` that leave the base model's weights alone."""
 _HARMLESS = frozenset(
@@ -115,7 +117,9 @@ def import_adapter(registry: Registry, base_model: str, folder: Path, name: str)
     config = _read_config(folder)
     _check_config(config, base_model, folder)
     require_sound_tensors(folder / "adapter_model.safetensors")
-    _check_layers(folder / "adapter_model.safetensors", base_model, _ranks(config))
+    _check_layers(
+        folder / "adapter_model.safetensors", base_model, _ranks(config), bool(config.get("use_dora"))
+    )
 
     def write(aside: Path) -> None:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -165,6 +169,9 @@ def _check_config(config: Mapping[str, Any], base_model: str, folder: Path) -> N
             f"{folder} was trained for base model {theirs!r}, not for {base_model!r}; if they are one model under two "
             "names, change base_model_name_or_path in its adapter_config.json"
         )
+    scales = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
+    if (odd := next((a for a in scales if not _is_scale(a)), None)) is not None or scales[0] is None:
+        raise AdapterError(f"{folder} has lora_alpha {odd!r}, which is no number above 0")
     ranks = _ranks(config)
     if wrong := next((rank for rank in ranks if not isinstance(rank, int) or rank < 1), None):
         raise AdapterError(f"{folder} has rank {wrong!r}; ranks are whole numbers from 1 to {MAX_RANK}")
@@ -197,8 +204,15 @@ def _ranks(config: Mapping[str, Any]) -> list[Any]:
     return [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
 
 
-def _check_layers(file: Path, base_model: str, ranks: Collection[int]) -> None:
-    """Every tensor must fit a linear layer of the base model, of which only the shapes are made, and come in pairs."""
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_layers(file: Path, base_model: str, ranks: Collection[int], dora: bool) -> None:
+    """Every tensor must fit a linear layer of the base model, of which only the shapes are made, and come in pairs.
+
+    With `dora` every pair has a magnitude, without it none: PEFT would make one up, or leave it out.
+    """
     config = AutoConfig.from_pretrained(str(resolve_model(base_model)), local_files_only=True)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
@@ -214,12 +228,18 @@ def _check_layers(file: Path, base_model: str, ranks: Collection[int]) -> None:
         half, other = ("lora_A", "lora_B") if "lora_A" in key else ("lora_B", "lora_A")
         if key.replace(half, other) not in shapes:
             raise AdapterError(f"tensor {key} in {file} lacks its other half, {key.replace(half, other)}")
+    pairs = {found["path"] for key in shapes if (found := _LAYER.fullmatch(key))}
+    magnitudes = {found["path"] for key in shapes if (found := _MAGNITUDE.fullmatch(key))}
+    if magnitudes != (pairs if dora else set()):
+        raise AdapterError(
+            f"{file} has lora_magnitude_vector for {len(magnitudes)} of its {len(pairs)} layers, with use_dora = "
+            f"{dora}; DoRA has one for each, LoRA none"
+        )
 
 
 def _fits(key: str, shape: list[int], layers: Mapping[str, torch.Size], ranks: Collection[int]) -> bool:
-    if key.endswith(_MAGNITUDE):
-        path = key.removeprefix("base_model.model.").removesuffix(_MAGNITUDE)
-        return path in layers and shape[:1] == [layers[path][0]]
+    if found := _MAGNITUDE.fullmatch(key):
+        return found["path"] in layers and shape == [layers[found["path"]][0]]
     found = _LAYER.fullmatch(key)
     if found is None or found["path"] not in layers or len(shape) != 2:
         return False

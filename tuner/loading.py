@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from peft import PeftModel
+from peft.tuners.lora.layer import Linear as LoraLinear
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuner.base_model import BaseModel
 from tuner.fast_lora import leave_fast_lora, use_fast_lora, use_fixed_dora
@@ -133,6 +134,11 @@ class ResidentAdapters:
             raise AdapterError(
                 f"adapter {key} cannot be loaded ({type(error).__name__}); train it again with `openbook tune`"
             ) from error
+        for module in self._base.model.modules():
+            if isinstance(module, LoraLinear) and key in module.lora_dropout:
+                module.lora_dropout[key] = (
+                    nn.Identity()
+                )  # as it is when answering; else no layer would be fused
         self._peft.eval()
 
     def _forget(self, key: str) -> None:

@@ -13,7 +13,7 @@ from indexer.retriever import Retriever
 from indexer.snapshot import Chunk
 from tuner.config import SynthesisConfig, TuneConfig
 from tuner.endpoint import Endpoint
-from tuner.examples import Passage, Row, RowBuilder, Search
+from tuner.examples import Passage, Row, RowBuilder, Search, pattern_questions
 from tuner.recipes import build_rows, read_replay
 from tuner.synthesis import Synthesised, estimate, synthesise
 
@@ -28,12 +28,23 @@ class Material:
     test: tuple[Question, ...] = ()
     """Only to keep what is made for training unlike them."""
     replay: tuple[str, ...] = ()
+    ranking: tuple[str | int | None, ...] = ()
+    """What `search` depends on beside the chunks."""
     synthesised: Synthesised | None = None
 
     @property
     def questions(self) -> list[Question]:
         """Train questions, those written by a language model after the others."""
         return [*self.train, *(self.synthesised.questions if self.synthesised else ())]
+
+    def made_by_rule(self, settings: TuneConfig) -> list[Question]:
+        """Further questions that are trained on, each with its title and without, so that they can be remembered."""
+        made = pattern_questions(self.passages, self.test) if settings.pattern_passes else []
+        return [
+            Question(f"made~{place}~{form}", text, (q.answer,), (), Split.TRAIN)
+            for place, (title, q) in enumerate(made)
+            for form, text in enumerate((q.text, f"{title}: {q.text}"))
+        ]
 
     def describe(self) -> str:
         """What was written, in one line."""
@@ -53,7 +64,8 @@ def gather(questions: Sequence[Question], retriever: Retriever, replay: Path | N
     passages = [_passage(chunk) for chunk in retriever.snapshot.all_chunks()]
     train = [q for q in questions if q.split is Split.TRAIN]
     test = tuple(q for q in questions if q.split is Split.TEST)
-    return Material(passages, train, _search(retriever), test, tuple(read_replay(replay)) if replay else ())
+    texts = tuple(read_replay(replay)) if replay else ()
+    return Material(passages, train, _search(retriever), test, texts, tuple(retriever.ranking.identity))
 
 
 def with_synthesis(material: Material, settings: SynthesisConfig, cache: Path) -> Material:

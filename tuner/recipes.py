@@ -51,9 +51,15 @@ def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] 
 def read_replay(file: Path) -> list[str]:
     """The general texts of a `.jsonl`. Raises RecipeError that names the line."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8-sig").split(
+            "\n"
+        )  # JSON may hold what splitlines() takes for the end of a line
     except OSError as error:
         raise RecipeError(f"tune.replay: {file} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"tune.replay: {file} is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from error
     texts = []
     for number, line in enumerate(lines, start=1):
         try:

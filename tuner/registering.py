@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from indexer.config import ModelConfig, Workspace
-from indexer.corpus import Question
+from indexer.corpus import Question, Split
 from indexer.files import hash_files, hash_json
+from indexer.ranking import FUSED
 from indexer.retriever import Retriever
 from tuner.base_model import resolve_model, weights_hash
 from tuner.card import write_card
 from tuner.config import TuneConfig
 from tuner.prompt import prompt_hash
-from tuner.registry import AdapterVersion, Registry
+from tuner.registry import AdapterError, AdapterVersion, Registry
 from tuner.train import Trained
 from tuner.trained_on import TrainedOn
 
@@ -43,12 +44,22 @@ def training_inputs(
 ) -> dict[str, Any]:
     """Everything an adapter depends on, as its manifest records it; `metric` chose the best weights on dev."""
     replay = replay_file(workspace, settings)
+    learning = [q for q in questions if q.split is not Split.TEST]
+    test = [q for q in questions if q.split is Split.TEST]
+    # Only where they play a part, so that adapters trained before count as what they are.
+    also: dict[str, Any] = {}
+    if settings.pattern_passes or settings.synthesis is not None:
+        also["unlike"] = hash_json(
+            sorted(q.text for q in test)
+        )  # what is made for training keeps away from these
+    if retriever.ranking.identity != FUSED.identity:
+        also["ranking"] = retriever.ranking.identity
     return {
         "base_model": model.base,
         "base_model_hash": weights_hash(resolve_model(model.base)),
         "corpus_hash": retriever.corpus_hash,
         "questions_hash": hash_json(
-            sorted([q.id, q.text, list(q.answers), list(q.document_ids), q.split] for q in questions)
+            sorted([q.id, q.text, list(q.answers), list(q.document_ids), q.split] for q in learning)
         ),
         "prompt_hash": prompt_hash(),
         "recipe": settings.recipe,
@@ -59,6 +70,7 @@ def training_inputs(
             "dev_metric": metric,
             "replay_hash": hash_files([replay]) if replay is not None and replay.is_file() else None,
             "index": asdict(retriever.snapshot.meta.making),
+            **also,
         },
         "seed": settings.seed,
     }
@@ -72,7 +84,10 @@ def replay_file(workspace: Workspace, settings: TuneConfig) -> Path | None:
 def same_inputs(registry: Registry, name: str, inputs: dict[str, Any]) -> AdapterVersion | None:
     """The newest version that was trained on exactly this, promoted or not."""
     for number in reversed(registry.versions(name)):
-        adapter = registry.resolve(f"{name}@{number}")
+        try:
+            adapter = registry.resolve(f"{name}@{number}")
+        except AdapterError:
+            continue  # damaged: training again is the remedy
         manifest = adapter.manifest.model_dump()
         if all(manifest[key] == value for key, value in inputs.items()):
             return adapter

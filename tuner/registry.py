@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ class Registry:
 
     def resolve(self, ref: str) -> AdapterVersion:
         """`name` for its promoted version, `name@3` for that one. Raises AdapterError."""
+        name, version = self._locate(ref)
+        path = self.root / name / str(version)
+        try:
+            manifest = Manifest.model_validate_json((path / "manifest.json").read_text())
+        except (OSError, ValidationError) as error:
+            raise AdapterError(
+                f"adapter {name}@{version} has no readable manifest.json; train it again, or remove it with "
+                f"`openbook adapters delete {name}@{version}`"
+            ) from error
+        return AdapterVersion(name, version, path, manifest)
+
+    def _locate(self, ref: str) -> tuple[str, int]:
+        """Name and version; the files may be damaged. Raises AdapterError."""
         name, _, wanted = ref.partition("@")
         versions = self.versions(name)
         if not versions:
@@ -117,14 +131,7 @@ class Registry:
             raise AdapterError(
                 f"no version of adapter {name!r} is promoted; run `openbook adapters promote {name}@{versions[-1]}`"
             )
-        path = self.root / name / str(version)
-        try:
-            manifest = Manifest.model_validate_json((path / "manifest.json").read_text())
-        except (OSError, ValidationError) as error:
-            raise AdapterError(
-                f"adapter {name}@{version} has no readable manifest.json; train it again"
-            ) from error
-        return AdapterVersion(name, version, path, manifest)
+        return name, version
 
     def add(self, name: str, write: Callable[[Path], None], manifest: Mapping[str, Any]) -> AdapterVersion:
         """Publish a new version in one rename; `write` puts its files into the folder it is given.
@@ -170,20 +177,23 @@ class Registry:
         found = json.loads(file.read_text())
         return Gates(tuple(found["failures"]), found["figures"], found.get("conditions", ""))
 
-    def delete(self, adapter: AdapterVersion) -> None:
-        """Remove a version's files for good. Raises AdapterError for the promoted one."""
-        if self.promoted(adapter.name) == adapter.version:
+    def delete(self, ref: str) -> str:
+        """Remove a version's files for good, damaged or not; its key. Raises AdapterError for the promoted one."""
+        name, version = self._locate(ref)
+        key, path = f"{name}@{version}", self.root / name / str(version)
+        if self.promoted(name) == version:
             raise AdapterError(
-                f"{adapter.key} is promoted; promote another version before you delete it"
-                if len(self.versions(adapter.name)) > 1
-                else f"{adapter.key} is promoted and the only version; routes with adapter {adapter.name!r} need it"
+                f"{key} is promoted; promote another version before you delete it"
+                if len(self.versions(name)) > 1
+                else f"{key} is promoted and the only version; routes with adapter {name!r} need it"
             )
         # Its number stays taken: whoever remembers `name@version` must never get other weights under it.
-        write_atomically(adapter.path.with_name(f"{adapter.version}{_DELETED}"), "")
-        gone = adapter.path.with_name(f".{adapter.version}.gone")
-        adapter.path.rename(gone)
+        write_atomically(path.with_name(f"{version}{_DELETED}"), "")
+        gone = path.with_name(f".{version}.gone")
+        path.rename(gone)
         fsync_folder(gone.parent)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # what cannot be removed now goes with the next version
+        return key
 
     def _publish(self, home: Path, aside: Path) -> int:
         while True:
@@ -202,8 +212,9 @@ class Registry:
 def _sweep(home: Path) -> None:
     """Remove what killed processes left: versions half deleted, and half written ones that nobody writes any more."""
     for left in [*home.glob(".*.gone"), *home.glob(f"{_ASIDE}*")]:
-        if left.name.endswith(".gone") or time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # published or removed by another process meanwhile
+            if left.name.endswith(".gone") or time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def check_adapter(adapter: AdapterVersion, base_model: str, base_model_hash: str) -> None:

@@ -17,6 +17,7 @@ from tuner.checkpoint import CheckpointStore
 from tuner.config import LEARNING_RATES, Method, TuneConfig
 from tuner.dev import DevScorer
 from tuner.material import Material
+from tuner.methods import MethodError
 from tuner.recipes import RecipeError
 from tuner.train import TrainingDivergedError, train
 
@@ -74,11 +75,15 @@ def search_settings(
 
     def objective(trial: Trial) -> float:
         tried = _suggest(trial, settings)
+        # A killed trial's may be of these very rows, yet scored by other dev questions, and counts its checks anew.
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         try:
             plan = plan_batches(material.rows(base.tokenizer, tried), tried)
             checkpoints = CheckpointStore(folder / "checkpoint")
             trained = train(base, plan, tried, _Pruning(optuna, trial, scorer), checkpoints)
-        except (TrainingDivergedError, RecipeError) as error:
+        except (TrainingDivergedError, RecipeError, MethodError) as error:
+            if isinstance(error, MethodError) and tried.rank == settings.rank:
+                raise  # not the drawn rank's fault
             log.info("trial %d: %s", trial.number, error)
             raise optuna.TrialPruned from error
         finally:
@@ -177,7 +182,7 @@ def _study_name(base: BaseModel, material: Material, settings: TuneConfig, judge
     passages = [[p.document_id, p.title, p.text] for p in material.passages]
     questions = [[q.id, q.text, list(q.answers)] for q in material.questions]
     fixed = settings.model_dump(mode="json", exclude={*_given(settings), "track"})
-    given = [passages, questions, list(material.replay), fixed, _ranks(settings)]
+    given = [passages, questions, list(material.replay), fixed, _ranks(settings), *material.ranking]
     return hash_json([base.hash, str(base.dtype), judge, *given])
 
 
@@ -194,7 +199,7 @@ def _open_study(optuna: Any, file: Path, name: str, seed: int) -> Study:
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     study.sampler = optuna.samplers.TPESampler(
-        seed=seed + len(study.trials), n_startup_trials=_STARTUP_TRIALS
+        seed=(seed + len(study.trials)) % 2**32, n_startup_trials=_STARTUP_TRIALS
     )
     return study
 

@@ -10,7 +10,7 @@ from indexer.corpus import Question, Split
 from indexer.files import hash_text
 from indexer.splits import words
 from tuner.config import SynthesisConfig
-from tuner.endpoint import Ask, Endpoint, SynthesisError
+from tuner.endpoint import BYTES_PER_TOKEN, Ask, Endpoint, SynthesisError
 from tuner.examples import Passage
 from tuner.leakage import without_leaks
 
@@ -79,8 +79,10 @@ def estimate(
     requests, tokens = endpoint.estimate(asks)
     new, _ = endpoint.estimate(_about_asks(settings, passages))
     trips = new * settings.questions
-    longest = max((len(p.text) for p in passages), default=0)
-    per_trip = Ask(_READ, "x" * longest, _ANSWER_TOKENS).most_tokens
+    # The longest passage, and a question as long as all that one reply may hold.
+    longest = max((len(_shown(p).encode()) for p in passages), default=0)
+    question = round(_TOKENS_PER_ITEM * settings.questions * BYTES_PER_TOKEN)
+    per_trip = Ask(_READ, "x" * (longest + question + len("\nQuestion: ")), _ANSWER_TOKENS).most_tokens
     return Estimate(requests + trips, tokens + trips * per_trip)
 
 
@@ -114,7 +116,7 @@ def synthesise(
     for passage, reply in zip(passages if settings.questions else (), asked, strict=True):
         found = _pairs(reply)
         unreadable += found is None
-        pairs += [(_new_question(passage, *pair), passage) for pair in found or []]
+        pairs += [(_new_question(passage, *pair), passage) for pair in (found or [])[: settings.questions]]
     recovered = _recovered(endpoint, pairs)
     kept, dropped = without_leaks(_distinct([*made, *recovered]), test)
     statements: list[Passage] = []
