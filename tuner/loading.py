@@ -134,11 +134,10 @@ class ResidentAdapters:
             raise AdapterError(
                 f"adapter {key} cannot be loaded ({type(error).__name__}); train it again with `openbook tune`"
             ) from error
+        # Dropout drops nothing while answering, but with it no layer would be fused.
         for module in self._base.model.modules():
             if isinstance(module, LoraLinear) and key in module.lora_dropout:
-                module.lora_dropout[key] = (
-                    nn.Identity()
-                )  # as it is when answering; else no layer would be fused
+                module.lora_dropout[key] = nn.Identity()
         self._peft.eval()
 
     def _forget(self, key: str) -> None:

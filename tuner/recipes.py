@@ -51,9 +51,8 @@ def build_rows(builder: RowBuilder, settings: TuneConfig, replay: Sequence[str] 
 def read_replay(file: Path) -> list[str]:
     """The general texts of a `.jsonl`. Raises RecipeError that names the line."""
     try:
-        lines = file.read_text("utf-8-sig").split(
-            "\n"
-        )  # JSON may hold what splitlines() takes for the end of a line
+        # Not splitlines(): JSON may hold what that takes for the end of a line.
+        lines = file.read_text("utf-8-sig").split("\n")
     except OSError as error:
         raise RecipeError(f"tune.replay: {file} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -48,10 +48,8 @@ def training_inputs(
     test = [q for q in questions if q.split is Split.TEST]
     # Only where they play a part, so that adapters trained before count as what they are.
     also: dict[str, Any] = {}
-    if settings.pattern_passes or settings.synthesis is not None:
-        also["unlike"] = hash_json(
-            sorted(q.text for q in test)
-        )  # what is made for training keeps away from these
+    if settings.pattern_passes or settings.synthesis is not None:  # what is made keeps away from these
+        also["unlike"] = hash_json(sorted(q.text for q in test))
     if retriever.ranking.identity != FUSED.identity:
         also["ranking"] = retriever.ranking.identity
     return {
