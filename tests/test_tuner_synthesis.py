@@ -146,7 +146,9 @@ def test_the_estimate_asks_for_nothing_and_is_not_exceeded(opened, server):
 
 @pytest.mark.parametrize("questions", [1, 3])
 def test_the_estimate_holds_in_scripts_of_more_bytes_than_signs(opened, server, questions):
-    passages = [Passage("misosazai.md", "ミソサザイ", "ミソサザイの重さは六百グラムで、描いたのはストラウドである。")]
+    passages = [
+        Passage("misosazai.md", "ミソサザイ", "ミソサザイの重さは六百グラムで、描いたのはストラウドである。")
+    ]
     endpoint, settings = opened(paraphrases=0, statements=0, questions=questions)
     expected = estimate(endpoint, settings, passages, [])
     synthesise(endpoint, settings, passages, [], TEST)
