@@ -6,7 +6,9 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
+from contextlib import suppress
 
 import click
 import uvicorn
@@ -15,19 +17,33 @@ from fastapi import FastAPI
 from service.answer import Answer
 from service.config import ServeConfig
 
+_INTERRUPTED, _NOT_STARTED = 130, 3
+"""Exit codes: a shell's for Ctrl-C, and uvicorn's."""
+
 
 def serve(app: FastAPI, config: ServeConfig) -> None:
-    """Run until interrupted; requests under way are finished first."""
+    """Run until interrupted; requests under way are finished first, unless it is interrupted again."""
     _log_access_plainly()
     host = f"[{config.host}]" if ":" in config.host else config.host
     click.echo(f"openbook listens on http://{host}:{config.port} (interrupt with Ctrl-C)", err=True)
-    uvicorn.run(
-        app,
-        host=config.host,
-        port=config.port,
-        log_level="warning",
-        timeout_graceful_shutdown=max(1, math.ceil(config.timeout_seconds)),
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_level="warning",
+            timeout_graceful_shutdown=max(1, math.ceil(config.timeout_seconds)),
+        )
     )
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended in order
+        server.run()
+    if server.force_exit:
+        # The model thread may be within a token, and an interpreter that ends beside it is aborted with a core dump.
+        click.echo("ended at once; answers under way are lost", err=True)
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
+    if not server.started:
+        sys.exit(_NOT_STARTED)
 
 
 def _log_access_plainly() -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from service.findings import Analyse, Findings
+from service.tables import open_tables
 
 PREFIX = "experiment:"
 """What clients put before an experiment's name where a route is asked for."""
-_BUSY_SECONDS = 30.0
 _SCHEMA = """
     CREATE TABLE experiments (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -124,16 +124,10 @@ class Experiments:
     """The experiments of a workspace; several threads may share it."""
 
     def __init__(self, path: Path, analyse: Analyse) -> None:
-        """Open the tables at `path`, making them if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Open the tables at `path`, making them if need be. Raises TablesDamaged."""
         self._analyse = analyse
-        self._connection = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA journal_mode = WAL")  # one fsync an answer
+        self._connection = open_tables(path, _SCHEMA, "journal_mode = WAL")  # one fsync an answer
         self._lock = threading.Lock()
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = 1; COMMIT;")
 
     def close(self) -> None:
         """Give the connection back, after whatever another thread does with it."""

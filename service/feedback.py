@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 import uuid
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from indexer.files import hash_text
 from service.answer import Answer
+from service.tables import open_tables
 
 _SCHEMA = """
     CREATE TABLE answers (
@@ -38,7 +38,6 @@ _SCHEMA = """
         created REAL NOT NULL
     )
 """
-_BUSY_SECONDS = 30.0
 
 
 class FeedbackError(ValueError):
@@ -69,15 +68,9 @@ class Feedback:
     """Ratings and preferences; several threads may share it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the tables at `path`, making them if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA secure_delete = ON")
+        """Open the tables at `path`, making them if need be. Raises TablesDamaged."""
+        self._connection = open_tables(path, _SCHEMA, "secure_delete = ON")
         self._lock = threading.Lock()
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = 1; COMMIT;")
 
     def close(self) -> None:
         """Give the connection back, after whatever another thread does with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import sqlite3
 import tempfile
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.job_process import SECONDS_TO_STOP, JobProcess, end_orphan
+from service.tables import open_tables
 
 log = logging.getLogger("openbook.service")
 
@@ -38,7 +38,6 @@ _SCHEMA = """
         error TEXT
     )
 """
-_BUSY_SECONDS = 30.0
 
 
 class UnknownJob(LookupError):
@@ -100,15 +99,10 @@ class Jobs:
     """Runs commands as jobs, in turn; `start` takes up those that a killed service left."""
 
     def __init__(self, path: Path, commands: Mapping[JobKind, Command]) -> None:
-        """Open the table at `path`, making it if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Open the table at `path`, making it if need be. Raises TablesDamaged."""
         self._path = path
         self._commands = commands
-        self._connection = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = 1; COMMIT;")
+        self._connection = open_tables(path, _SCHEMA)
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closing = threading.Event()

@@ -18,6 +18,8 @@ MAX_INPUTS = 256
 MAX_PROMPTS = 16
 MAX_TOP_LOGPROBS = 20
 
+Text = Annotated[str, StringConstraints(min_length=0)]
+"""Constrained, if only in name, as pydantic lets half an emoji (a lone surrogate) through in a plain string."""
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31, strict=True)]], Field(min_length=1)]
@@ -71,14 +73,14 @@ class TextPart(BaseModel):
     """A piece of a chat message; only text can be read."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
     """A turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[TextPart], Field(max_length=64)] | None = None
+    content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
 
     def text(self) -> str:
         """The content as one string."""
@@ -120,8 +122,8 @@ class CompletionRequest(SamplingRequest):
     )
 
     prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )

@@ -131,6 +131,27 @@ def test_what_is_not_supported_is_refused_by_name(
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", r'"messages": [{"role": "user", "content": "Who is \ud83d?"}]'),
+        (
+            "chat/completions",
+            r'"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]',
+        ),
+        ("completions", r'"prompt": "Who is \ud83d?"'),
+        ("completions", r'"prompt": ["Who?", "Who is \ud83d?"]'),
+    ],
+)
+def test_half_an_emoji_is_refused(client: OpenAI, path: str, body: str) -> None:
+    headers = {"Authorization": "Bearer sesame", "Content-Type": "application/json"}
+    answer = client._client.post(
+        f"{client.base_url}{path}", content='{"model": "base", ' + body + "}", headers=headers
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].split(".")[0] in ("messages", "prompt")
+
+
 def test_unknown_model_and_wrong_key_raise_the_clients_own_exceptions(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="known: base, rag, tuned, hybrid") as caught:
         client.chat.completions.create(model="gpt", messages=ASK)

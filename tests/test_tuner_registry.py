@@ -77,6 +77,18 @@ def test_unreadable_manifest_is_reported(tmp_path):
         Registry(tmp_path).resolve("mixed")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": "x"}', '{"version": null}'])
+def test_a_damaged_pointer_promotes_nothing_and_says_how_to_go_on(tmp_path, content):
+    tiny_adapter(tmp_path, BASE)
+    (tmp_path / "mixed" / "promoted.json").write_text(content)
+    registry = Registry(tmp_path)
+    assert registry.promoted("mixed") is None
+    with pytest.raises(AdapterError, match=r"openbook adapters promote mixed@1"):
+        registry.resolve("mixed")
+    registry.promote("mixed", 1)
+    assert registry.resolve("mixed").key == "mixed@1"
+
+
 def test_a_version_with_an_unreadable_manifest_can_be_deleted(tmp_path):
     tiny_adapter(tmp_path, BASE)
     damaged, registry = tiny_adapter(tmp_path, BASE, seed=2), Registry(tmp_path)

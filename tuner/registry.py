@@ -96,11 +96,14 @@ class Registry:
         )
 
     def promoted(self, name: str) -> int | None:
-        """The version that routes naming just `name` use."""
+        """The version that routes naming just `name` use; none if that is not known, as the file is damaged."""
         pointer = self.root / name / "promoted.json"
         if not pointer.is_file():
             return None
-        return int(json.loads(pointer.read_text())["version"])
+        try:
+            return int(json.loads(pointer.read_text())["version"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def resolve(self, ref: str) -> AdapterVersion:
         """`name` for its promoted version, `name@3` for that one. Raises AdapterError."""
