@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-_BUSY_SECONDS = 30.0
+from indexer.database import connect
 
 
 class TablesDamaged(RuntimeError):
@@ -18,7 +18,7 @@ def open_tables(path: Path, schema: str, *pragmas: str) -> sqlite3.Connection:
     It begins no transactions by itself. Raises TablesDamaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = connect(path)
     try:
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")

@@ -170,8 +170,8 @@ def _check_config(config: Mapping[str, Any], base_model: str, folder: Path) -> N
             "names, change base_model_name_or_path in its adapter_config.json"
         )
     scales = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
-    if (odd := next((a for a in scales if not _is_scale(a)), None)) is not None or scales[0] is None:
-        raise AdapterError(f"{folder} has lora_alpha {odd!r}, which is no number above 0")
+    if odd := [scale for scale in scales if not _is_scale(scale)]:
+        raise AdapterError(f"{folder} has lora_alpha {odd[0]!r}, which is no number above 0")
     ranks = _ranks(config)
     if wrong := next((rank for rank in ranks if not isinstance(rank, int) or rank < 1), None):
         raise AdapterError(f"{folder} has rank {wrong!r}; ranks are whole numbers from 1 to {MAX_RANK}")

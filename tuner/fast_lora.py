@@ -65,14 +65,11 @@ class _FusedForward:
         return result
 
 
-class _FixedDoraForward:
+class _FixedDoraForward(_FusedForward):
     """`(m / ||W + scale B A||) * (W x + scale B A x)` (Liu et al. 2024, arXiv:2402.09353, eq. 5), norms by output."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
-        self.weight: Tensor = layer.base_layer.weight
-        self.a: Tensor = layer.lora_A[adapter].weight
-        self.b: Tensor = layer.lora_B[adapter].weight
-        self.scale = float(layer.scaling[adapter])
+        super().__init__(layer, adapter)
         magnitude = layer.lora_magnitude_vector[adapter]
         if "fixed" not in vars(magnitude):  # kept with the layer, as adapters take turns within a batch
             with torch.no_grad():
@@ -81,10 +78,7 @@ class _FixedDoraForward:
         self.factor: Tensor = magnitude.fixed
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        out = rows @ self.weight.t()
-        out.addmm_(rows @ self.a.t(), self.b.t(), alpha=self.scale).mul_(self.factor)
-        return out.view(*x.shape[:-1], -1)
+        return super().__call__(x).mul_(self.factor)
 
 
 class _LoraLinear(torch.autograd.Function):
